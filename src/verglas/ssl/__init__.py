@@ -1,0 +1,1 @@
+"""Learning algorithms: each turns a labelled and an unlabelled batch into a loss."""
