@@ -18,9 +18,7 @@ class InputError(ValueError):
         A sentence that says what to do.
     """
 
-    def __init__(
-        self, where: str | Path, field: str, *, found: object, expected: str, remedy: str = ""
-    ) -> None:
+    def __init__(self, where: str | Path, field: str, *, found: object, expected: str, remedy: str = "") -> None:
         self.where, self.field, self.found = str(where), field, found
         self.expected, self.remedy = expected, remedy
         message = f"{self.where}: {field} is {found}; expected {expected}."

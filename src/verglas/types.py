@@ -130,7 +130,10 @@ class PickSet:
         twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
         if twice:
             raise InputError(
-                "picks", "micrograph", found=f"{twice[0]} twice", expected="each name once",
+                "picks",
+                "micrograph",
+                found=f"{twice[0]} twice",
+                expected="each name once",
                 remedy="Rename the micrographs so that the names differ, or merge the files.",
             )
 
