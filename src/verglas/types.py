@@ -13,7 +13,7 @@ from verglas.errors import InputError
 
 
 def _frozen(array: np.ndarray, dtype: type) -> np.ndarray:
-    view = np.asarray(array, dtype=dtype).view()
+    view: np.ndarray = np.asarray(array, dtype=dtype).view()
     view.flags.writeable = False
     return view
 
