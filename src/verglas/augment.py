@@ -1,0 +1,136 @@
+"""Geometry, applied once to image and masks together, and photometric views, which change grey values only."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a crop lies: centre (column, row), turn in radians, pixels of source per pixel of crop, mirrored or not."""
+
+    x: float
+    y: float
+    angle: float = 0.0
+    zoom: float = 1.0
+    mirrored: bool = False
+
+    def source(self) -> Float[np.ndarray, "2 2"]:
+        """Return the matrix that turns offsets from the centre of the crop into offsets in the source."""
+        c, s = self.zoom * math.cos(self.angle), self.zoom * math.sin(self.angle)
+        flip = -1 if self.mirrored else 1
+        return np.array([[c * flip, -s], [s * flip, c]])
+
+    def cut(
+        self, image: Float[np.ndarray, "h w"], masks: Bool[np.ndarray, "m h w"], size: int
+    ) -> tuple[Float[Tensor, "1 s s"], Bool[Tensor, "m s s"]]:
+        """Resample the image (bicubic) and the masks (nearest) by one transform; beyond the source all are 0."""
+        matrix = self.source()
+        reach = np.abs(matrix).sum(axis=1) * size / 2 + 3
+        h, w = image.shape
+        left, right = max(0, int(self.x - reach[0])), min(w, int(self.x + reach[0]) + 2)
+        top, bottom = max(0, int(self.y - reach[1])), min(h, int(self.y + reach[1]) + 2)
+        window = slice(top, bottom), slice(left, right)
+        height, width = bottom - top, right - left
+        scale = np.array([[size / width], [size / height]])
+        shift = [2 * (self.x - left + 0.5) / width - 1, 2 * (self.y - top + 0.5) / height - 1]
+        affine = torch.from_numpy(np.column_stack([matrix * scale, shift]).astype(np.float32))
+        grid = functional.affine_grid(affine[None], [1, 1, size, size], align_corners=False)
+
+        def sample(planes: np.ndarray, mode: str) -> Tensor:
+            source = torch.from_numpy(np.ascontiguousarray(planes, dtype=np.float32))[None]
+            return functional.grid_sample(source, grid, mode=mode, padding_mode="zeros", align_corners=False)[0]
+
+        return sample(image[window][None], "bicubic"), sample(masks[:, *window], "nearest") > 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How far a crop may be turned, scaled and shifted; every crop is also mirrored or not.
+
+    ``rotate``: any angle, else quarter turns. ``scale``: largest relative change of size. ``overhang``: share of
+    a crop that may lie beyond the micrograph, so that borders are seen as often as the middle.
+    """
+
+    rotate: bool = False
+    scale: float = 0.1
+    overhang: float = 0.25
+
+    def place(self, shape: tuple[int, int], size: int, generator: torch.Generator) -> Placement:
+        """Draw a placement of a ``size`` × ``size`` crop on a picture of this shape."""
+        u = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
+        angle = 2 * math.pi * u[0] if self.rotate else math.pi / 2 * int(4 * u[0])
+        zoom = math.exp((2 * u[1] - 1) * math.log1p(self.scale))
+        margin = zoom * size * (0.5 - self.overhang)
+        y, x = (margin + v * (side - 2 * margin) if side > 2 * margin else side / 2
+                for v, side in zip(u[3:], shape, strict=True))  # fmt: skip
+        return Placement(x - 0.5, y - 0.5, angle, zoom, u[2] < 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Photometry:
+    """How strongly grey values may change; in standard deviations of a prepared micrograph where not said.
+
+    ``blur`` is the largest Gaussian standard deviation in pixels, ``sharpen`` the largest unsharp amount, ``ramp``
+    the size of a smooth field, ``contrast`` and ``gamma`` the largest factor, ``cutout`` the share of a tile.
+    """
+
+    noise: float = 0.3
+    coloured_noise: float = 0.2
+    blur: float = 1.0
+    sharpen: float = 0.5
+    contrast: float = 1.3
+    offset: float = 0.2
+    gamma: float = 1.2
+    ramp: float = 0.3
+    cutout: float = 0.0
+
+    def view(self, image: Float[Tensor, "b 1 h w"], generator: torch.Generator) -> Float[Tensor, "b 1 h w"]:
+        """Return the tiles with other grey values and the same geometry."""
+        b = len(image)
+
+        def uniform(low: float, high: float) -> Float[Tensor, "b 1 1 1"]:
+            return low + (high - low) * torch.rand(b, 1, 1, 1, generator=generator)
+
+        def normal(scale: float, h: int, w: int) -> Float[Tensor, "b 1 h w"]:
+            return scale * torch.randn(b, 1, h, w, generator=generator)
+
+        h, w = image.shape[-2:]
+        x = self._sharpness(image, uniform(-1, 1))
+        x = torch.sign(x) * x.abs().pow(torch.exp(uniform(-1, 1) * math.log(self.gamma)))
+        x = x * torch.exp(uniform(-1, 1) * math.log(self.contrast)) + uniform(-self.offset, self.offset)
+        x = x + functional.interpolate(normal(self.ramp, 4, 4), size=(h, w), mode="bicubic")
+        x = x + uniform(0, self.noise) * normal(1, h, w)
+        coarse = functional.interpolate(normal(1, h // 4 + 1, w // 4 + 1), size=(h, w), mode="bilinear")
+        x = x + uniform(0, self.coloured_noise) * coarse
+        return x * ~self._holes(b, h, w, generator) if self.cutout else x
+
+    def _sharpness(self, image: Float[Tensor, "b 1 h w"], amount: Float[Tensor, "b 1 1 1"]) -> Tensor:
+        """Blur where ``amount`` is positive, sharpen where it is negative, as a B-factor does."""
+        if not self.blur and not self.sharpen:
+            return image
+        sigma = max(self.blur, 0.5)
+        radius = math.ceil(2.5 * sigma)
+        taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
+        taps = taps / taps.sum()
+        blurred = functional.conv2d(_mirrored(image, radius, 0), taps.view(1, 1, 1, -1))
+        blurred = functional.conv2d(_mirrored(blurred, 0, radius), taps.view(1, 1, -1, 1))
+        weight = torch.where(amount > 0, amount * (self.blur > 0), amount * self.sharpen)
+        return image + weight * (blurred - image)
+
+    def _holes(self, b: int, h: int, w: int, generator: torch.Generator) -> Bool[Tensor, "b 1 h w"]:
+        side = self.cutout**0.5
+        corner = torch.rand(b, 2, generator=generator) * (1 - side)
+        rows = torch.arange(h) / h - corner[:, :1]
+        columns = torch.arange(w) / w - corner[:, 1:]
+        inside_rows, inside_columns = (rows >= 0) & (rows < side), (columns >= 0) & (columns < side)
+        return (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]
+
+
+def _mirrored(image: Float[Tensor, "b 1 h w"], columns: int, rows: int) -> Float[Tensor, "b 1 p q"]:
+    return functional.pad(image, (columns, columns, rows, rows), mode="reflect")

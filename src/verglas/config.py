@@ -1,0 +1,194 @@
+"""The settings of a run: TOML and ``--set`` in, resolved TOML out. An unknown key is an error."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+import tomli_w
+from pydantic import Field
+
+from verglas.augment import Geometry, Photometry
+from verglas.errors import InputError
+from verglas.io._base import write_text
+from verglas.losses import Loss
+from verglas.model import Shape
+from verglas.targets import Disc
+
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class DataSettings:
+    """Where micrographs and labels are, and how large the particle is: exactly one of the two diameters."""
+
+    micrographs: tuple[str, ...] = ()
+    labels: str | None = None
+    labels_are: Literal["complete", "partial"] = "complete"
+    diameter_px: Positive | None = None
+    diameter_angstrom: Positive | None = None
+    pixel_size_angstrom: Positive | None = None
+    tiff_flip: Literal["relion", "none"] = "relion"
+    mrc_mode0: Literal["signed", "unsigned"] = "signed"
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessSettings:
+    """How stored pixels become the picture that is learned from; see ``Preprocess``."""
+
+    working_diameter_px: Annotated[float, Field(ge=4, le=256)] = 24.0
+    flatten: Annotated[float, Field(ge=0)] = 1.5
+    clip: Positive = 5.0
+    mask_outliers: Annotated[float, Field(ge=0)] = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """The budget in steps, the optimiser, and the seed.
+
+    ``rate`` is AdamW's after ``warmup`` (share of the steps); it falls to ``last_rate`` times itself along a
+    cosine. ``clip_norm`` bounds the norm of the gradient, 0 for none. ``average`` is the span of the running
+    average of the weights as a share of the steps. ``holdout`` is the share of the labels kept for validation.
+    """
+
+    steps: Annotated[int, Field(ge=1)] = 400
+    batch: Annotated[int, Field(ge=1)] = 4
+    crop: Annotated[int, Field(ge=32, le=1024)] = 192
+    rate: Positive = 1e-3
+    last_rate: Share = 0.01
+    warmup: Share = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    average: Share = 0.02
+    holdout: Share = 0.25
+    validate_every: Annotated[int, Field(ge=1)] = 50
+    save_every: Annotated[int, Field(ge=1)] = 100
+    seed: Annotated[int, Field(ge=0)] = 0
+    threads: Annotated[int, Field(ge=0)] = 0
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class AlgorithmSettings:
+    """Which algorithm learns, and its options (the keywords of its constructor)."""
+
+    name: str = "supervised"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSettings:
+    """How peaks are found in the probability map; see ``pick.find``. Radii are shares of the diameter."""
+
+    least_score: Share = 0.01
+    score_radius: Annotated[float, Field(ge=0, le=1)] = 0.25
+    separation: Annotated[float, Field(ge=0, le=2)] = 0.5
+    edge_px: Annotated[float, Field(ge=0)] = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """All settings of a run; immutable."""
+
+    data: DataSettings = DataSettings()
+    preprocess: PreprocessSettings = PreprocessSettings()
+    target: Disc = Disc()
+    geometry: Geometry = Geometry()
+    photometry: Photometry = Photometry()
+    model: Shape = Shape()
+    loss: Loss = Loss()
+    train: TrainSettings = TrainSettings()
+    algorithm: AlgorithmSettings = field(default_factory=AlgorithmSettings)
+    search: SearchSettings = SearchSettings()
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a TOML file; every key must be known and of the right kind."""
+        try:
+            tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InputError(path, "configuration", found=str(error), expected="a readable TOML file") from error
+        return cls().merged(tree, where=str(path))
+
+    def merged(self, tree: Mapping[str, Any], *, where: str) -> Self:
+        """Return the configuration with the values of ``tree`` in place; ``where`` names their origin in errors."""
+        _check_keys(type(self), tree, where, "")
+        merged = _merge(asdict(self), tree)
+        try:
+            return pydantic.TypeAdapter(type(self)).validate_python(merged)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            cause = first.get("ctx", {}).get("error")
+            if isinstance(cause, InputError):
+                raise cause from error
+            key = ".".join(str(part) for part in first["loc"])
+            raise InputError(where, key, found=repr(first["input"]), expected=_sentence(first["msg"])) from error
+
+    def with_settings(self, settings: Iterable[str]) -> Self:
+        """Apply ``section.key=value`` texts, as ``--set`` takes them; a value is read as TOML, else as text."""
+        config = self
+        for text in settings:
+            key, equals, value = text.partition("=")
+            if not equals or not key.strip():
+                raise InputError("--set", "setting", found=repr(text), expected="section.key=value")
+            tree: Any = _value(value)
+            for part in reversed(key.strip().split(".")):
+                tree = {part: tree}
+            config = config.merged(tree, where=f"--set {text}")
+        return config
+
+    def save(self, path: str | Path) -> None:
+        """Write the whole configuration as TOML; settings that are None are left out."""
+        write_text(path, tomli_w.dumps(_without_none(asdict(self))))
+
+    def with_train(self, **changes: Any) -> Self:
+        """Return the configuration with some training settings changed."""
+        return replace(self, train=replace(self.train, **changes))
+
+
+def _check_keys(kind: type, tree: Mapping[str, Any], where: str, prefix: str) -> None:
+    known = {f.name: f.type for f in fields(kind)}
+    for key, value in tree.items():
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            raise InputError(
+                where, "setting", found=f"{prefix}{key}", expected=f"one of {', '.join(known)}",
+                remedy=f"Did you mean {prefix}{close[0]}?" if close else "",
+            )  # fmt: skip
+        section = known[key]
+        if is_dataclass(section) and isinstance(section, type):
+            if not isinstance(value, Mapping):
+                raise InputError(where, f"{prefix}{key}", found=repr(value), expected="a section with keys")
+            _check_keys(section, value, where, f"{prefix}{key}.")
+
+
+def _merge(old: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(old)
+    for key, value in new.items():
+        both = isinstance(old.get(key), dict) and isinstance(value, Mapping)
+        merged[key] = _merge(old[key], value) if both else value
+    return merged
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _without_none(tree: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, dict) else value
+        for key, value in tree.items()
+        if value is not None
+    }
+
+
+def _sentence(message: str) -> str:
+    return message.removeprefix("Input should be ").removeprefix("Value error, ")

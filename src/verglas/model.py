@@ -1,0 +1,140 @@
+"""The U-Net: a prepared image in, logits of particle cores out; weights as safetensors, shape as JSON."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from verglas.errors import InputError
+from verglas.io._base import whole_file
+
+Norm = Literal["group", "batch", "layer", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The shape of a U-Net.
+
+    ``width`` is the number of channels at full resolution, doubled at each of ``depth`` halvings; ``stem`` the
+    stride at which the image enters, so that the logits have one value per ``stem`` × ``stem`` pixels.
+    """
+
+    width: int = 16
+    depth: int = 3
+    norm: Norm = "group"
+    stem: int = 1
+
+    @property
+    def multiple(self) -> int:
+        """The number of pixels of which image sides must be a multiple."""
+        return self.stem * 2**self.depth
+
+    @property
+    def reach(self) -> int:
+        """The distance in pixels beyond which an image cannot influence a logit (normalisation over space apart)."""
+        levels = [2**level for level in range(self.depth + 1)]
+        return self.stem * (1 + 2 * sum(levels) + 2 * sum(levels[:-1]) + levels[-1])
+
+
+class _Block(nn.Sequential):
+    """Two convolutions 3 × 3, each normalised."""
+
+    def __init__(self, channels_in: int, channels: int, norm: Norm) -> None:
+        layers: list[nn.Module] = []
+        for c in (channels_in, channels):
+            layers += [nn.Conv2d(c, channels, 3, padding=1, bias=norm == "none"), _norm(norm, channels), nn.ReLU()]
+        super().__init__(*layers)
+
+
+def _norm(norm: Norm, channels: int) -> nn.Module:
+    if norm == "group":
+        return nn.GroupNorm(min(8, channels), channels)
+    if norm == "layer":
+        return _PixelNorm(channels)
+    return nn.BatchNorm2d(channels) if norm == "batch" else nn.Identity()
+
+
+class _PixelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of each pixel, as in ConvNeXt (arXiv 2201.03545)."""
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class UNet(nn.Module):
+    """U-Net (Ronneberger et al., arXiv 1505.04597) with one output channel.
+
+    Parameters
+    ----------
+    shape
+        Width, depth, normalisation and stem.
+    prior
+        Share of positive pixels; the output starts there, so that training does not begin by unlearning 0.5
+        (Lin et al., arXiv 1708.02002, section 4.1).
+    """
+
+    def __init__(self, shape: Shape, *, prior: float = 0.1) -> None:
+        super().__init__()
+        self.shape = shape
+        widths = [shape.width * 2**level for level in range(shape.depth + 1)]
+        first = nn.Conv2d(1, widths[0], 2 * shape.stem + 1, stride=shape.stem, padding=shape.stem)
+        self.stem = first if shape.stem > 1 else nn.Identity()
+        inputs = [widths[0] if shape.stem > 1 else 1, *widths]
+        self.down = nn.ModuleList(_Block(i, o, shape.norm) for i, o in zip(inputs, widths, strict=False))
+        self.up = nn.ModuleList(_Block(2 * w + w, w, shape.norm) for w in reversed(widths[:-1]))
+        self.head = nn.Conv2d(widths[0], 1, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.normal_(self.head.weight, std=0.01)
+        prior = min(max(prior, 0.005), 0.5)
+        with torch.no_grad():
+            self.head.bias.fill_(math.log(prior / (1 - prior)))  # type: ignore[union-attr]
+
+    def forward(self, image: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 p q"]:
+        """Return logits, one per ``stem`` × ``stem`` pixels."""
+        x, skips = self.stem(image), []
+        for block in self.down[:-1]:
+            x = block(x)
+            skips.append(x)
+            x = functional.max_pool2d(x, 2)
+        x = self.down[-1](x)
+        for block in self.up:
+            x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = block(torch.cat([skips.pop(), x], dim=1))
+        return self.head(x)
+
+
+def save(model: UNet, folder: Path) -> None:
+    """Write ``model.safetensors``; the shape goes into ``model.json`` with what else a run must know."""
+    with whole_file(folder / "model.safetensors") as path:
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
+
+
+def load(folder: Path, shape: Shape) -> UNet:
+    """Read the weights of a network of this shape, ready to predict."""
+    path = folder / "model.safetensors"
+    model = UNet(shape)
+    try:
+        model.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise InputError(
+            path, "weights", found=str(error).splitlines()[0], expected=f"the weights of {shape}",
+            remedy="The file is damaged or of another run; train again or restore it.",
+        ) from error  # fmt: skip
+    return to_device(model, torch.device("cpu")).eval()
+
+
+def to_device(model: UNet, device: torch.device) -> UNet:
+    """Move the model, with weights laid out channels last, which convolutions prefer."""
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model

@@ -1,0 +1,70 @@
+"""A prepared image in, the probability of a particle's core at each place out."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from verglas.model import UNet
+from verglas.tiles import cut, stitch
+from verglas.types import Grid, Image
+
+Precision = Literal["float32", "bfloat16"]
+
+LARGEST_WHOLE = 2048
+"""Side in pixels of the largest prepared image that goes through the network at once."""
+
+
+def output_grid(grid: Grid, stem: int) -> Grid:
+    """Return where logits sit: each in the middle of its ``stem`` × ``stem`` pixels."""
+    shift = (stem - 1) / 2
+    return Grid(grid.x0 + shift * grid.dx, grid.y0 + shift * grid.dy, grid.dx * stem, grid.dy * stem)
+
+
+def probability(model: UNet, image: Image, *, precision: Precision = "float32", whole_px: int = LARGEST_WHOLE) -> Image:
+    """Return the probability map of an image, on the grid of the logits.
+
+    Images larger than ``whole_px`` go through in overlapping tiles, with the same result.
+    """
+    stem = model.shape.stem
+    h, w = image.data.shape
+    data = torch.from_numpy(np.array(image.data))
+    if max(h, w) <= whole_px:
+        logits = _forward(model, data, precision)
+    else:
+        tiles = cut(data, whole_px, model.shape.reach, model.shape.multiple)
+        parts = [_forward(model, tile.data, precision) for tile in tiles]
+        logits = stitch(tiles, parts, (-(-h // stem), -(-w // stem)), stem)
+    valid = image.valid[stem // 2 :: stem, stem // 2 :: stem]
+    p, q = logits.shape
+    valid = np.pad(valid, ((0, p - valid.shape[0]), (0, q - valid.shape[1])))
+    return Image(torch.sigmoid(logits).cpu().numpy(), output_grid(image.grid, stem), valid)
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Return the context in which a model runs at this precision."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+def _forward(model: UNet, data: Float[Tensor, "h w"], precision: Precision) -> Float[Tensor, "p q"]:
+    """Return the logits of one picture, padded by mirroring to what the network takes and cut back."""
+    stem, multiple = model.shape.stem, model.shape.multiple
+    h, w = data.shape
+    device = next(model.parameters()).device
+    padded = functional.pad(data[None, None].to(device), (0, -w % multiple, 0, -h % multiple), mode="reflect")
+    with torch.inference_mode(), autocast(device, precision):
+        logits = model(padded.contiguous(memory_format=torch.channels_last)).float()
+    return logits[0, 0, : -(-h // stem), : -(-w // stem)]
+
+
+def at_precision(config: str, device: torch.device) -> Precision:
+    """Resolve ``auto``: bfloat16 on a GPU, and on a CPU that has instructions for it."""
+    if config != "auto":
+        return "bfloat16" if config == "bfloat16" else "float32"
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "float32"

@@ -1,0 +1,121 @@
+"""What the long verbs yield: frozen records that a console, a page, a notebook and a test see alike."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Something that happened. ``kind`` names the sort of record in JSON."""
+
+    kind: ClassVar[str] = "record"
+
+    def to_json(self) -> str:
+        """Return the record as one line of JSON; what is not finite becomes null."""
+        return json.dumps({"kind": self.kind, **plain(asdict(self))}, allow_nan=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Note(Record):
+    """A sentence for the user: a choice that was made, or a warning."""
+
+    kind: ClassVar[str] = "note"
+    text: str
+    warning: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared(Record):
+    """A micrograph was brought to the working scale."""
+
+    kind: ClassVar[str] = "prepared"
+    micrograph: str
+    done: int
+    total: int
+    invalid_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Record):
+    """A micrograph that could not be used; the run goes on."""
+
+    kind: ClassVar[str] = "failed"
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Record):
+    """Training has come to ``step`` of ``steps``; ``watch`` holds what the algorithm and the trainer measured."""
+
+    kind: ClassVar[str] = "progress"
+    step: int
+    steps: int
+    seconds: float
+    loss: float
+    rate: float
+    watch: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Validated(Record):
+    """Figures on the validation part at ``step``; ``best`` where no earlier step was better."""
+
+    kind: ClassVar[str] = "validated"
+    step: int
+    ap: float
+    best_f1: float
+    threshold: float
+    best: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trained(Record):
+    """Training has ended; ``stopped`` where a signal ended it and it can go on."""
+
+    kind: ClassVar[str] = "trained"
+    run: str
+    steps: int
+    seconds: float
+    stopped: bool
+    threshold: float | None
+    threshold_how: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picked(Record):
+    """A micrograph was searched: how many candidates, how many of them count."""
+
+    kind: ClassVar[str] = "picked"
+    micrograph: str
+    done: int
+    total: int
+    candidates: int
+    counted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary(Record):
+    """The end of a verb: its key facts."""
+
+    kind: ClassVar[str] = "summary"
+    facts: Mapping[str, Any]
+
+
+def plain(value: Any) -> Any:
+    """Return ``value`` in types JSON knows; numbers that are not finite become None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, str | bool | int) or value is None:
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,96 @@
+"""The run folder: enough to repeat a training and to pick with it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from verglas import model as network
+from verglas.config import RunConfig
+from verglas.errors import InputError
+from verglas.evaluate import OperatingPoint
+from verglas.io._base import write_text
+from verglas.model import UNet
+from verglas.preprocess import Preprocess
+from verglas.records import Record, plain
+
+FORMAT = 1
+"""Version of the folder's layout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """An opened run folder.
+
+    ``config.toml`` (resolved) · ``split.json`` · ``records.jsonl`` · ``model.safetensors`` and ``model.json`` ·
+    ``operating_point.json`` · ``report.html`` · while training also ``resume.pt`` and ``prepared/``.
+    """
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Open a finished run; raise ``InputError`` where it is none."""
+        run = cls(Path(folder))
+        for name in ("config.toml", "model.json", "model.safetensors"):
+            if not (run.folder / name).is_file():
+                unfinished = (run.folder / "resume.pt").exists()
+                raise InputError(
+                    folder, name, found="missing", expected="the folder of a finished training",
+                    remedy="Repeat the train command to finish it." if unfinished else "Give the --out of a training.",
+                )  # fmt: skip
+        if run.facts()["preprocess_hash"] != run.preprocess().hash:
+            raise InputError(
+                folder, "preprocess hash", found=run.facts()["preprocess_hash"], expected=run.preprocess().hash,
+                remedy="The run was made by another version or its config.toml was edited; train again.",
+            )  # fmt: skip
+        return run
+
+    @property
+    def config(self) -> RunConfig:
+        """The resolved settings."""
+        return RunConfig.load(self.folder / "config.toml")
+
+    def facts(self) -> dict[str, Any]:
+        """Return ``model.json``: shape, diameter, recipe hash, version and the key facts of the training."""
+        return self._json("model.json")
+
+    def preprocess(self) -> Preprocess:
+        """Return the recipe that training used."""
+        return Preprocess(diameter_px=self.facts()["diameter_px"], **asdict(self.config.preprocess))
+
+    def model(self) -> UNet:
+        """Load the network, ready to predict."""
+        return network.load(self.folder, self.config.model)
+
+    def operating_point(self) -> OperatingPoint | None:
+        """Return the threshold chosen on validation, if there was any to choose on."""
+        path = self.folder / "operating_point.json"
+        return OperatingPoint.from_dict(self._json(path.name)) if path.exists() else None
+
+    def split(self) -> dict[str, Any]:
+        """Return which micrographs had which role, and what was held out."""
+        return self._json("split.json")
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Yield the records of the training as dictionaries."""
+        path = self.folder / "records.jsonl"
+        with path.open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
+
+    def write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write one of the folder's JSON files, whole or not at all."""
+        write_text(self.folder / name, json.dumps(plain(values), indent=1) + "\n")
+
+    def append(self, record: Record) -> None:
+        """Add a line to ``records.jsonl``."""
+        with (self.folder / "records.jsonl").open("a", encoding="utf-8") as file:
+            file.write(record.to_json() + "\n")
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(path, "file", found=str(error), expected="a JSON file of a run") from error

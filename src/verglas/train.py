@@ -1,0 +1,385 @@
+"""The only training loop: optimiser, running average, validation, exact resume.
+
+It yields records and never prints. Everything that decides what comes next is in ``resume.pt``, so a run that was
+stopped and one that was not end in the same bytes on the same machine and number of threads.
+"""
+
+import copy
+import hashlib
+import math
+import shutil
+import threading
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from verglas import __version__
+from verglas import model as network
+from verglas.config import RunConfig
+from verglas.data import Cropping, Stored, batches
+from verglas.errors import InputError
+from verglas.evaluate import OperatingPoint, average_precision, best_f1, choose_threshold, match
+from verglas.holdout import Holdout, plan, training_names
+from verglas.io._base import whole_file
+from verglas.io.micrographs import ReadOptions, read_image
+from verglas.model import UNet
+from verglas.pick import find
+from verglas.predict import Precision, at_precision, autocast, probability
+from verglas.preprocess import Preprocess
+from verglas.records import Failed, Note, Prepared, Progress, Record, Trained, Validated
+from verglas.runs import FORMAT, Run
+from verglas.ssl import Algorithm, make_algorithm
+from verglas.types import Collection, Image, Picks, PickSet
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Materials:
+    """All a training needs on disk: prepared micrographs by role, and what validation is held to."""
+
+    labelled: tuple[Stored, ...]
+    unlabelled: tuple[Stored, ...]
+    validation: tuple[Stored, ...]
+    holdout: Holdout
+    truth: Mapping[str, Picks]
+    prior: float
+
+
+def train(
+    collection: Collection, config: RunConfig, folder: Path, *, stop: threading.Event | None = None
+) -> Iterator[Record]:
+    """Train, or go on with a training, and leave a finished run in ``folder``; ``stop`` ends it early, to go on later.
+
+    Raises
+    ------
+    InputError
+        If there are no labels, every labelled micrograph fails, or ``folder`` holds another run.
+    """
+    run, stop = Run(folder), stop or threading.Event()
+    device = resolved_device(config.train.device)
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    fingerprint = _fingerprint(collection, config)
+    saved = _begin(run, config, fingerprint)
+    recipe = Preprocess(diameter_px=collection.diameter_px, **asdict(config.preprocess))
+    materials = yield from _logged(run, _materials(collection, config, recipe, folder / "prepared"))
+    trainer = Trainer(config, materials, collection, device)
+    if saved is not None:
+        trainer.restore(saved)
+        yield Note(f"goes on at step {trainer.step} of {config.train.steps}")
+    for record in trainer.run(stop):
+        run.append(record)
+        yield record
+        if trainer.due_to_save():
+            _save_state(run, trainer, fingerprint)
+    if trainer.step < config.train.steps:
+        _save_state(run, trainer, fingerprint)
+        record = Trained(str(folder), trainer.step, trainer.seconds, True, None, "stopped: repeat the command to go on")
+    else:
+        point = trainer.operating_point()
+        _finish(run, trainer, recipe, point)
+        record = Trained(str(folder), trainer.step, trainer.seconds, False, point.threshold, point.how)
+    run.append(record)
+    yield record
+
+
+def resolved_device(name: str) -> torch.device:
+    """Return the device of this name; ``auto`` is the GPU if there is one."""
+    if name != "auto":
+        try:
+            return torch.zeros(1, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(
+                "--device", "device", found=name, expected="auto, cpu, cuda or cuda:N",
+                remedy=f"This machine cannot use it: {str(error).splitlines()[0]}",
+            ) from error  # fmt: skip
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Trainer:
+    """The state of a training, and one step after the other."""
+
+    def __init__(self, config: RunConfig, materials: Materials, collection: Collection, device: torch.device) -> None:
+        self.config, self.materials, self.collection, self.device = config, materials, collection, device
+        self.precision: Precision = at_precision(config.train.precision, device)
+        self.generator = torch.Generator().manual_seed(config.train.seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.train.seed)
+            self.student = UNet(config.model, prior=materials.prior)
+        network.to_device(self.student, device)
+        self.average = copy.deepcopy(self.student).eval()
+        self.best = copy.deepcopy(self.student.state_dict())
+        self.best_ap, self.best_step = -1.0, 0
+        self.algorithm: Algorithm = _algorithm(config).to(device)
+        self.optimiser = _optimiser(self.student, config)
+        self.step, self.seconds = 0, 0.0
+
+    def run(self, stop: threading.Event) -> Iterator[Record]:
+        """Train to the end, or until ``stop`` is set; yield a record now and then."""
+        settings, last = self.config.train, time.perf_counter()
+        sources = self.materials.labelled, self.materials.unlabelled
+        stream = batches(*sources, self._cropping(), self.algorithm.strong_views, self.generator)
+        while self.step < settings.steps and not stop.is_set():
+            labelled, unlabelled = next(stream)
+            watch = self._update(_to(labelled, self.device), _to(unlabelled, self.device))
+            self.step += 1
+            now = time.perf_counter()
+            self.seconds, last = self.seconds + now - last, now
+            if self.step % 10 == 0 or self.step in (1, settings.steps):
+                yield Progress(self.step, settings.steps, self.seconds, watch.pop("loss"), self._rate(), watch)
+            if self.step % settings.validate_every == 0 or self.step == settings.steps:
+                yield self._validate()
+
+    def due_to_save(self) -> bool:
+        """Tell whether the state should be written now."""
+        return self.step % self.config.train.save_every == 0 and self.step < self.config.train.steps
+
+    def state(self) -> dict[str, Any]:
+        """Return all that decides what comes next, in types that load with ``weights_only``."""
+        return {
+            "student": self.student.state_dict(), "average": self.average.state_dict(), "best": self.best,
+            "best_ap": self.best_ap, "best_step": self.best_step, "algorithm": self.algorithm.state_dict(),
+            "optimiser": self.optimiser.state_dict(), "generator": self.generator.get_state(),
+            "step": self.step, "seconds": self.seconds, "threads": torch.get_num_threads(),
+        }  # fmt: skip
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up where ``state`` left off."""
+        self.student.load_state_dict(state["student"])
+        self.average.load_state_dict(state["average"])
+        self.algorithm.load_state_dict(state["algorithm"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["generator"])
+        self.best, self.best_ap, self.best_step = state["best"], state["best_ap"], state["best_step"]
+        self.step, self.seconds = state["step"], state["seconds"]
+
+    def shipped(self) -> UNet:
+        """Return the averaged model of the step that was best on validation."""
+        model = copy.deepcopy(self.average)
+        model.load_state_dict(self.best)
+        return model.eval()
+
+    def candidates(self, model: UNet) -> PickSet:
+        """Return all candidates that the model finds in the held-out areas."""
+        picks = [self._search(model, stored, stored.image()) for stored in self.materials.validation]
+        return PickSet(tuple(map(self.materials.holdout.inside, picks)))
+
+    def operating_point(self) -> OperatingPoint:
+        """Choose the threshold on the held-out labels with the model that is shipped."""
+        return choose_threshold(
+            self.candidates(self.shipped()), self.materials.truth,
+            diameter_px=self.collection.diameter_px, seed=self.config.train.seed,
+        )  # fmt: skip
+
+    def _search(self, model: UNet, stored: Stored, image: Image) -> Picks:
+        micrograph = self.collection.by_name()[stored.name]
+        found = probability(model, image, precision=self.precision)
+        return find(found, micrograph, diameter_px=self.collection.diameter_px, **asdict(self.config.search))
+
+    def _cropping(self) -> Cropping:
+        c = self.config
+        return Cropping(c.train.batch, c.train.crop, c.model.stem, c.geometry, c.photometry)
+
+    def _update(self, labelled: Any, unlabelled: Any) -> dict[str, float]:
+        settings = self.config.train
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._rate()
+        teacher = self.average if self.algorithm.teacher == "average" else None
+        with autocast(self.device, self.precision):
+            step = self.algorithm.step(self.student, teacher, labelled, unlabelled, self.step / settings.steps)
+        step.loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.student.parameters(), settings.clip_norm or math.inf)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        update_average(self.average, self.student, self.step, settings.average * settings.steps)
+        watch = {key: float(value) for key, value in step.watch.items()}
+        return {"loss": float(step.loss.detach()), "gradient_norm": float(norm), **watch}
+
+    def _rate(self) -> float:
+        """Return the rate of this step: linear warm-up, then a cosine (Loshchilov & Hutter, arXiv 1608.03983)."""
+        s = self.config.train
+        warm = min(1.0, (self.step + 1) / max(1.0, s.warmup * s.steps))
+        return s.rate * warm * (s.last_rate + (1 - s.last_rate) * 0.5 * (1 + math.cos(math.pi * self.step / s.steps)))
+
+    def _validate(self) -> Validated:
+        """Score the averaged model on the held-out labels; keep it if none was better."""
+        picks, truth = self.candidates(self.average), self.materials.truth
+        right, score = pooled_matches(picks, truth, self.collection.diameter_px / 2)
+        n_labels = sum(map(len, truth.values()))
+        ap, (f1, threshold) = average_precision(right, score, n_labels), best_f1(right, score, n_labels)
+        better = ap > self.best_ap
+        if better:
+            self.best_ap, self.best_step = ap, self.step
+            self.best = copy.deepcopy(self.average.state_dict())
+        return Validated(self.step, ap, f1, math.nan if threshold is None else threshold, better)
+
+
+def pooled_matches(picks: PickSet, truth: Mapping[str, Picks], radius_px: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return for all picks on the micrographs of ``truth`` whether each is right, and its score."""
+    by_name = picks.by_name()
+    pairs = [(by_name[name], labels) for name, labels in truth.items() if name in by_name]
+    right = [match(p.xy, p.score, labels.xy, radius_px)[0] for p, labels in pairs]
+    scores = [p.score for p, _ in pairs]
+    return np.concatenate([np.zeros(0, bool), *right]), np.concatenate([np.zeros(0), *scores])
+
+
+def update_average(average: nn.Module, student: nn.Module, step: int, span: float) -> None:
+    """Move the running average towards the student, floating-point buffers included; integer buffers are copied.
+
+    The factor warms up as 1 − 1/(t+1) and ends where ``span`` steps halve what was before, so the average never
+    remembers the initial weights for long.
+    """
+    keep = min(1 - 1 / (step + 1), 2 ** (-1 / span) if span > 0 else 0.0)
+    with torch.no_grad():
+        for old, new in zip(average.state_dict().values(), student.state_dict().values(), strict=True):
+            if old.is_floating_point():
+                old.lerp_(new, 1 - keep)
+            else:
+                old.copy_(new)
+
+
+def _algorithm(config: RunConfig) -> Algorithm:
+    return make_algorithm(config.algorithm.name, config.algorithm.options, config.loss)
+
+
+def _optimiser(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
+    """Return AdamW (arXiv 1711.05101) that decays weights of convolutions, and neither norms nor biases."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    free = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.train.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.train.rate)
+
+
+def _materials(
+    collection: Collection, config: RunConfig, recipe: Preprocess, folder: Path
+) -> Generator[Record, None, Materials]:
+    """Prepare every micrograph that training needs; yield records and return the materials."""
+    holdout = plan(collection, config.train.holdout, np.random.default_rng(config.train.seed))
+    names = training_names(collection)
+    if not names:
+        raise InputError(
+            "labels", "labelled micrographs", found="none", expected="one or more",
+            remedy="Check that label files have the names of their micrographs; verglas inspect shows what matches.",
+        )  # fmt: skip
+    wanted = list(dict.fromkeys([*names, *holdout.areas]))
+    if _algorithm(config).strong_views:
+        wanted += [m.name for m in collection.micrographs if m.name not in collection.picks]
+    yield Note(f"validation: {holdout.how}")
+    stored: dict[str, Stored] = {}
+    micrographs = collection.by_name()
+    for done, name in enumerate(wanted, 1):
+        micrograph = micrographs[name]
+        try:
+            image = recipe.prepare(read_image(micrograph, ReadOptions(config.data.mrc_mode0, config.data.tiff_flip)))
+        except (InputError, OSError) as error:
+            yield Failed(str(micrograph.path), str(error))
+            continue
+        masks = _masks(collection, config, holdout, name, image)
+        stored[name] = Stored.write(folder, name, image, masks)
+        yield Prepared(name, done, len(wanted), float(1 - image.valid.mean()))
+    labelled = [stored[n] for n in names if n in stored and (n not in holdout.areas or holdout.areas[n].partial)]
+    if not labelled:
+        raise InputError("labels", "labelled micrographs", found="none that can be read", expected="one or more")
+    validation = [stored[n] for n in holdout.areas if n in stored]
+    truth = {s.name: holdout.inside(collection.picks[s.name]) for s in validation}
+    unlabelled = [s for n, s in stored.items() if n not in collection.picks]
+    return Materials(tuple(labelled), tuple(unlabelled), tuple(validation), holdout, truth, _prior(labelled))
+
+
+def _masks(
+    collection: Collection, config: RunConfig, holdout: Holdout, name: str, image: Image
+) -> Sequence[np.ndarray]:
+    """Return target and known, with the held-out area unknown; nothing for an unlabelled micrograph."""
+    if name not in collection.picks:
+        return ()
+    target, known = config.target.draw(
+        collection.picks[name], image, diameter_px=collection.diameter_px, complete=collection.complete
+    )
+    return (target, known & ~holdout.areas[name].mask(image)) if name in holdout.areas else (target, known)
+
+
+def _prior(labelled: Sequence[Stored]) -> float:
+    """Return the share of positive pixels among the known ones."""
+    masks = [stored.masks() for stored in labelled]
+    return float(sum((m[0] & m[1]).sum() for m in masks) / max(1, sum(m[1].sum() for m in masks)))
+
+
+def _logged(run: Run, records: Generator[Record, None, Materials]) -> Generator[Record, None, Materials]:
+    """Pass records on and write each down; return what they end in."""
+    while True:
+        try:
+            record = next(records)
+        except StopIteration as end:
+            materials: Materials = end.value
+            return materials
+        run.append(record)
+        yield record
+
+
+def _begin(run: Run, config: RunConfig, fingerprint: str) -> dict[str, Any] | None:
+    """Open the folder for this training: new, or with the state to go on from."""
+    path = run.folder / "resume.pt"
+    if not path.exists():
+        if (run.folder / "model.json").exists():
+            raise InputError(
+                run.folder, "run folder", found="a finished run", expected="a new folder",
+                remedy="Choose another --out, or remove the folder.",
+            )  # fmt: skip
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / "records.jsonl").unlink(missing_ok=True)
+        config.save(run.folder / "config.toml")
+        return None
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    if state["fingerprint"] != fingerprint:
+        raise InputError(
+            run.folder, "run folder", found="an unfinished run with other settings or data", expected="the same ones",
+            remedy="Repeat the command that began it, or choose another --out.",
+        )  # fmt: skip
+    return state
+
+
+def _fingerprint(collection: Collection, config: RunConfig) -> str:
+    """Identify settings and data, so that a run only goes on with its own."""
+    digest = hashlib.blake2b(repr(config).encode(), digest_size=8)
+    digest.update(repr([(m.name, m.shape) for m in collection.micrographs]).encode())
+    for name, picks in collection.picks.items():
+        digest.update(name.encode() + picks.xy.tobytes())
+    return digest.hexdigest()
+
+
+def _save_state(run: Run, trainer: Trainer, fingerprint: str) -> None:
+    with whole_file(run.folder / "resume.pt") as path:
+        torch.save(trainer.state() | {"fingerprint": fingerprint}, path)
+
+
+def _finish(run: Run, trainer: Trainer, recipe: Preprocess, point: OperatingPoint) -> None:
+    """Write the shipped model and all that picking needs, then drop what only training needed."""
+    network.save(trainer.shipped(), run.folder)
+    run.write_json("operating_point.json", point.to_dict())
+    materials = trainer.materials
+    run.write_json("split.json", {
+        "labelled": [s.name for s in materials.labelled], "unlabelled": [s.name for s in materials.unlabelled],
+        "validation": {name: asdict(area) for name, area in materials.holdout.areas.items()},
+        "how": materials.holdout.how,
+    })  # fmt: skip
+    run.write_json("model.json", {
+        "format": FORMAT, "version": __version__, "preprocess_hash": recipe.hash,
+        "diameter_px": recipe.diameter_px, "pixel_size_angstrom": trainer.collection.micrographs[0].pixel_size_angstrom,
+        "steps": trainer.step, "best_step": trainer.best_step, "validation_ap": trainer.best_ap,
+        "seconds": trainer.seconds, "precision": trainer.precision, "device": str(trainer.device),
+        "threads": torch.get_num_threads(), "prior": materials.prior,
+    })  # fmt: skip
+    (run.folder / "resume.pt").unlink(missing_ok=True)
+    shutil.rmtree(run.folder / "prepared", ignore_errors=True)
+
+
+def _to(batch: Any, device: torch.device) -> Any:
+    """Move the tensors of a batch to the device."""
+    if batch is None or device.type == "cpu":
+        return batch
+    return type(batch)(*(getattr(batch, name).to(device) for name in batch.__slots__))
