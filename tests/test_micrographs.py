@@ -115,6 +115,13 @@ def test_large_finite_values_are_not_taken_for_infinite(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "a.mrc"), data)
 
 
+def test_contrast_anywhere_makes_a_picture(tmp_path):
+    data = np.zeros((20, 20), np.float32)
+    data[19, 19] = 1
+    write_mrc(tmp_path / "a.mrc", data)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.mrc"), data)
+
+
 def test_a_plain_file_costs_no_more_memory_than_its_pixels(tmp_path):
     data = noise((1024, 1024))
     write_mrc(tmp_path / "a.mrc", data)
@@ -293,6 +300,14 @@ def test_png_of_other_kinds_that_is_grey_all_the_same(tmp_path, mode):
     data = noise(dtype="u1")
     Image.fromarray(data).convert(mode).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), data)
+
+
+def test_a_palette_is_looked_up(tmp_path):
+    index = noise(dtype="u1")
+    image = Image.fromarray(index).convert("P")
+    image.putpalette([255 - i for i in range(256) for _ in "rgb"])
+    image.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), 255 - index.astype("f4"))
 
 
 def test_black_and_white_png(tmp_path):

@@ -43,7 +43,7 @@ class Placement:
         grid = functional.affine_grid(affine[None], [1, 1, size, size], align_corners=False)
 
         def sample(planes: np.ndarray, mode: str) -> Tensor:
-            source = torch.from_numpy(np.ascontiguousarray(planes, dtype=np.float32))[None]
+            source = torch.from_numpy(np.array(planes, dtype=np.float32))[None]
             return functional.grid_sample(source, grid, mode=mode, padding_mode="zeros", align_corners=False)[0]
 
         return sample(image[window][None], "bicubic"), sample(masks[:, *window], "nearest") > 0.5

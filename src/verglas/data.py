@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from verglas.augment import Geometry, Photometry
 from verglas.batch import Labelled, Unlabelled
+from verglas.errors import InputError
 from verglas.io._base import whole_file, write_text
 from verglas.types import Grid, Image
 
@@ -38,6 +39,16 @@ class Stored:
                 np.save(file, array)
         write_text(folder / f"{name}.json", json.dumps(asdict(image.grid)))
         return cls(folder, name, image.data.shape, image.grid)
+
+    @classmethod
+    def open(cls, folder: Path, name: str) -> "Stored":
+        """Find what was written under this name."""
+        try:
+            grid = Grid(**json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
+            shape = np.load(folder / f"{name}.image.npy", mmap_mode="r").shape
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(folder, name, found=str(error), expected="an image stored here by verglas") from error
+        return cls(folder, name, shape, grid)
 
     def image(self) -> Image:
         """Read it back as a whole."""

@@ -7,7 +7,7 @@ low at 0.2 diameters, so figures are given at several radii, beside what pickers
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -53,7 +53,7 @@ class OperatingPoint:
         return asdict(self) | {"interval": list(self.interval)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+    def from_dict(cls, values: Mapping[str, Any]) -> "OperatingPoint":
         """Read what ``to_dict`` returned."""
         expected = {f.name for f in fields(cls)}
         if values.keys() != expected:
@@ -461,8 +461,12 @@ def _over_thresholds(
     return figures
 
 
+def _generator(seed: int, consumer: str) -> np.random.Generator:
+    return np.random.default_rng([seed, *consumer.encode()])  # never the stream that, say, simulated the labels
+
+
 def _multinomial(units: int, bootstraps: int, seed: int) -> Float[np.ndarray, "b u"]:
-    return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=bootstraps).astype(float)
+    return _generator(seed, "bootstrap").multinomial(units, np.full(units, 1 / units), size=bootstraps).astype(float)
 
 
 def _resamples(
@@ -560,7 +564,7 @@ def _baselines(
     shares: list[float],
 ) -> dict[str, Any]:
     """Return what as many random picks as labels, the best square grid, and calling every pixel positive reach."""
-    rng, names = np.random.default_rng(seed), sorted(truth)
+    rng, names = _generator(seed, "baselines"), sorted(truth)
     random = [
         {k: Picks(k, rng.random((len(truth[k]), 2)) * shapes[k][::-1] - 0.5, rng.random(len(truth[k]))) for k in names}
         for _ in range(10)

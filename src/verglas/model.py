@@ -15,7 +15,7 @@ from torch.nn import functional
 from verglas.errors import InputError
 from verglas.io._base import whole_file
 
-Norm = Literal["group", "batch", "layer", "none"]
+Norm = Literal["group", "batch", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class Shape:
 
     width: int = 16
     depth: int = 3
-    norm: Norm = "group"
-    stem: int = 1
+    norm: Norm = "batch"
+    stem: int = 2
 
     @property
     def multiple(self) -> int:
@@ -56,16 +56,7 @@ class _Block(nn.Sequential):
 def _norm(norm: Norm, channels: int) -> nn.Module:
     if norm == "group":
         return nn.GroupNorm(min(8, channels), channels)
-    if norm == "layer":
-        return _PixelNorm(channels)
     return nn.BatchNorm2d(channels) if norm == "batch" else nn.Identity()
-
-
-class _PixelNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of each pixel, as in ConvNeXt (arXiv 2201.03545)."""
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class UNet(nn.Module):

@@ -102,8 +102,9 @@ def blob_baseline(image: Image, micrograph: Micrograph, *, diameter_px: float) -
     is scored z/(1 + z).
     """
     sigma = diameter_px / np.sqrt(8)
-    flat = np.where(image.valid, image.data, np.median(image.data[image.valid]) if image.valid.any() else 0)
-    answer = gaussian_laplace(flat.astype(np.float64), (sigma / image.grid.dy, sigma / image.grid.dx), mode="reflect")
+    level = np.median(image.data[image.valid]) if image.valid.any() else 0.0
+    flat = np.where(image.valid, image.data - level, 0.0)
+    answer = gaussian_laplace(flat.astype(np.float64), (sigma / image.grid.dy, sigma / image.grid.dx))
     spread = 1.4826 * np.median(np.abs(answer - np.median(answer)))
     z = np.maximum(answer, 0) / spread if spread > 0 else np.zeros_like(answer)
     blobs = find(Image(z / (1 + z), image.grid, image.valid), micrograph, diameter_px=diameter_px, score_radius=0.0)

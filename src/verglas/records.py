@@ -87,6 +87,17 @@ class Trained(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Written(Record):
+    """A simulated micrograph was written, with its truth."""
+
+    kind: ClassVar[str] = "written"
+    path: str
+    done: int
+    total: int
+    particles: int
+
+
+@dataclass(frozen=True, slots=True)
 class Picked(Record):
     """A micrograph was searched: how many candidates, how many of them count."""
 

@@ -9,11 +9,13 @@ from typing import Any, Self
 from verglas import model as network
 from verglas.config import RunConfig
 from verglas.errors import InputError
-from verglas.evaluate import OperatingPoint
+from verglas.evaluate import OperatingPoint, choose_threshold
 from verglas.io._base import write_text
+from verglas.io.picks import read_picks, write_picks
 from verglas.model import UNet
 from verglas.preprocess import Preprocess
 from verglas.records import Record, plain
+from verglas.types import Picks, PickSet
 
 FORMAT = 1
 """Version of the folder's layout."""
@@ -64,10 +66,27 @@ class Run:
         """Load the network, ready to predict."""
         return network.load(self.folder, self.config.model)
 
-    def operating_point(self) -> OperatingPoint | None:
-        """Return the threshold chosen on validation, if there was any to choose on."""
-        path = self.folder / "operating_point.json"
-        return OperatingPoint.from_dict(self._json(path.name)) if path.exists() else None
+    def operating_point(self) -> OperatingPoint:
+        """Return the threshold chosen on validation."""
+        return OperatingPoint.from_dict(self._json("operating_point.json"))
+
+    def operating_point_for(self, precision: float) -> OperatingPoint:
+        """Return the lowest threshold from which validation promises this precision."""
+        candidates, truth = self.validation()
+        diameter = self.facts()["diameter_px"]
+        return choose_threshold(candidates, truth, diameter_px=diameter, expected_precision=precision)
+
+    def validation(self) -> tuple[PickSet, dict[str, Picks]]:
+        """Return all candidates in the held-out areas, and the labels there."""
+        candidates, labels = (
+            read_picks(self.folder / "validation" / f"{name}.star") for name in ("candidates", "labels")
+        )
+        return candidates, labels.by_name()
+
+    def write_validation(self, candidates: PickSet, labels: Mapping[str, Picks]) -> None:
+        """Keep what was found in the held-out areas, so that other thresholds can be chosen later."""
+        for name, picks in (("candidates", candidates), ("labels", PickSet(tuple(labels.values())))):
+            write_picks(self.folder / "validation" / f"{name}.star", picks, counted_only=False)
 
     def split(self) -> dict[str, Any]:
         """Return which micrographs had which role, and what was held out."""

@@ -16,8 +16,8 @@ class Disc:
     Both radii are in particle radii. ``core`` 1, ``ring`` 1 is the full disc of the failure reports.
     """
 
-    core: float = 0.5
-    ring: float = 1.1
+    core: float = 0.4
+    ring: float = 0.6
 
     def draw(
         self, picks: Picks, image: Image, *, diameter_px: float, complete: bool = True

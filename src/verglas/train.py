@@ -362,6 +362,7 @@ def _finish(run: Run, trainer: Trainer, recipe: Preprocess, point: OperatingPoin
     network.save(trainer.shipped(), run.folder)
     run.write_json("operating_point.json", point.to_dict())
     materials = trainer.materials
+    run.write_validation(trainer.candidates(trainer.shipped()), materials.truth)
     run.write_json("split.json", {
         "labelled": [s.name for s in materials.labelled], "unlabelled": [s.name for s in materials.unlabelled],
         "validation": {name: asdict(area) for name, area in materials.holdout.areas.items()},

@@ -110,6 +110,11 @@ class Picks:
         return self if threshold is None else self.where(self.score >= threshold)
 
 
+def nothing(micrograph: str, source: str = "") -> Picks:
+    """Return the picks of a micrograph on which there are none."""
+    return Picks(micrograph, np.zeros((0, 2)), np.zeros(0), source)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PickSet:
     """What a pick file holds: every candidate of every micrograph, and the score from which one counts.

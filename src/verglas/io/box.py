@@ -22,8 +22,8 @@ class Box(PicksFormat):
     """Corner and size of each box in whole pixels, ``x y w h``; no score.
 
     A box of n pixels around pixel c begins at c - n // 2, for odd n too. A fifth column is ignored. No box is
-    one empty line, since a file of 0 bytes is what an interrupted program leaves; RELION takes none of the two
-    kindly, ``relion_folder`` serves it.
+    one empty line, since 0 bytes are what an interrupted program leaves; RELION refuses that line, so give it
+    what ``relion_folder`` writes.
     """
 
     name, suffixes, precision_px, keeps_score, needs_box = "box", (".box",), 0.5, False, True
@@ -40,7 +40,7 @@ class Box(PicksFormat):
         if len(flat):
             found = "{:g} x {:g}".format(*rows[flat[0], 2:4])
             raise InputError(f"{path}:{lines[flat[0]]}", "box size", found=found, expected="at least 1 x 1")
-        return PickSet((alone(path, rows[:, :2] + np.floor(rows[:, 2:4] / 2)),))
+        return PickSet((alone(path, rows[:, :2] + rows[:, 2:4] / 2),))
 
     def write(self, path: Path, picks: PickSet, options: FormatOptions) -> None:
         """Write whole corners; for no pick a single empty line."""

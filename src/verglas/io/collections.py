@@ -19,7 +19,7 @@ from jaxtyping import Bool
 
 from verglas.errors import InputError
 from verglas.io._base import FormatOptions, micrograph_name
-from verglas.io.micrographs import SUFFIXES, Header, differ, read_header
+from verglas.io.micrographs import SUFFIXES, differ, read_header
 from verglas.io.picks import read_picks
 from verglas.io.star import Block, read_star
 from verglas.io.tables import read_lines
@@ -98,7 +98,7 @@ def _by_name(entries: Iterable[_Entry]) -> dict[str, _Entry]:
     for path, star in entries:
         name = micrograph_name(path)
         first, first_star = listed.setdefault(name, (path, star))
-        if first != path and first.resolve() != path.resolve():
+        if first != path and os.path.realpath(first) != os.path.realpath(path):
             remedy = "Leave one out, for example with a glob such as 'folder/*.mrc', or rename it."
             raise InputError(path, "name", found=f"{name}, as of {first}", expected="names that differ", remedy=remedy)
         listed[name] = (first, star if first_star is None else first_star)
@@ -106,23 +106,23 @@ def _by_name(entries: Iterable[_Entry]) -> dict[str, _Entry]:
 
 
 def _entries(source: str | Path) -> list[_Entry]:
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if os.path.isfile(path):
         suffix = path.suffix.lower()
         return _star_entries(path) if suffix == ".star" else _text_entries(path) if suffix in _LISTS else [(path, None)]
     matches = _matches(path)
     found = [match for match in matches if _is_picture(match)]
     if not found:
-        remedy = "To search sub-folders give a glob such as 'folder/**/*.mrc'." if path.is_dir() else ""
+        remedy = "To search sub-folders give a glob such as 'folder/**/*.mrc'." if os.path.isdir(path) else ""
         expected = f"a STAR file, a list (.txt) or files ending in {', '.join(SUFFIXES)}"
-        nothing = f"none of {len(matches)} files" if matches or path.is_dir() else "not there"
+        nothing = f"none of {len(matches)} files" if matches or os.path.isdir(path) else "not there"
         raise InputError(source, "micrographs", found=nothing, expected=expected, remedy=remedy)
     return [(picture, None) for picture in found]
 
 
 def _matches(path: Path) -> list[Path]:
     """Return what a folder holds or a glob matches, sorted, without hidden files."""
-    pattern = os.path.join(glob.escape(str(path)), "*") if path.is_dir() else str(path)
+    pattern = os.path.join(glob.escape(str(path)), "*") if os.path.isdir(path) else str(path)
     return sorted(map(Path, glob.glob(pattern, recursive=True)))
 
 
@@ -206,7 +206,7 @@ def collect(
     picks, warnings = dict[str, Picks](), list[str]()
     if labels is not None:
         picks, warnings = _join(
-            found, read_picks(Path(labels).expanduser(), options or FormatOptions()), labels, diameter
+            found, read_picks(Path(os.path.expanduser(labels)), options or FormatOptions()), labels, diameter
         )
     collection = Collection(found.micrographs, MappingProxyType(picks), diameter, complete)
     return Collected(collection, (*found.warnings, *warnings), found.failures)
@@ -252,11 +252,11 @@ def collect_split(
 
 def _parts(root: str | Path) -> list[tuple[str, Path, Path]]:
     """Return each part of a train/val/test layout: its role, its folder of pictures and its folder of labels."""
-    root = Path(root).expanduser()
+    root = Path(os.path.expanduser(root))
     parts: dict[str, tuple[str, Path, Path]] = {}
     for role, word in ((role, word) for role, words in _PARTS.items() for word in words):
         folders = (root / word / "images", root / "images" / word, root / word)
-        pictures = next((f for f in folders if f.is_dir() and any(map(_is_picture, _matches(f)))), None)
+        pictures = next((f for f in folders if os.path.isdir(f) and any(map(_is_picture, _matches(f)))), None)
         if pictures is not None:
             places = [part / kind for part in (root / word, root) for kind in _LABEL_FOLDERS]
             nested = [root / kind / word for kind in _LABEL_FOLDERS]
@@ -275,9 +275,9 @@ def _split_labels(root: str | Path, found: Found, folders: Iterable[Path]) -> Pi
     for path in files:
         name = micrograph_name(path)
         held = read_picks(path) if name in known else PickSet(())
-        if not held.by_name().keys() <= {name}:
+        if others := held.by_name().keys() - {name}:
             remedy = "Give a file of many micrographs as labels, apart from the layout."
-            raise InputError(path, "micrograph", found=held.picks[0].micrograph, expected=name, remedy=remedy)
+            raise InputError(path, "micrograph", found=min(others), expected=name, remedy=remedy)
         picks.append(held.by_name().get(name, Picks(name, np.zeros((0, 2)), np.zeros(0), f"file:{path.name}")))
         diameters |= {held.diameter_px} - {None}
     return PickSet(tuple(picks), diameter_px=diameters.pop() if len(diameters) == 1 else None)

@@ -21,7 +21,7 @@ from verglas.io.tables import alone, by_micrograph, distinct, nothing, numbers, 
 from verglas.types import Picks, PickSet
 
 _TOKEN = re.compile(r"""(["'])(.*?)\1(?=\s|$)|(\S+)""")
-_NEEDS_QUOTES = re.compile(r"""^$|^[_#;"']|\s|^(data_|loop_|save_|stop_|global_)""")
+_NEEDS_QUOTES = re.compile(r"""^$|^[_#;"']|[\s\x00-\x1f\x7f]|^(data_|loop_|save_|stop_|global_)""")
 _BLOCK = re.compile(r"data_(\S*)(\s+#.*)?")
 
 MICROGRAPH, _X, _Y, _SCORE = "_rlnMicrographName", "_rlnCoordinateX", "_rlnCoordinateY", "_rlnAutopickFigureOfMerit"
@@ -66,10 +66,10 @@ def read_star(path: str | Path) -> dict[str, Block]:
     lines = read_lines(Path(path))
     starts = [(at, m[1]) for at, line in enumerate(lines) if "data_" in line and (m := _BLOCK.fullmatch(line.strip()))]
     ends = [at for at, _ in starts[1:]] + [len(lines)]
-    first = next((at for at, line in enumerate(lines) if not _is_blank(line)), 0)
-    if not starts or starts[0][0] > first:
-        found = shown(lines[first].strip()) if lines[first].strip() else "nothing but blanks and comments"
-        raise InputError(f"{path}:{first + 1}", "first line", found=found, expected="data_ and the name of a block")
+    stray = next((at for at, line in enumerate(lines) if not _is_blank(line)), 0)
+    if not starts or stray < starts[0][0]:
+        found = "nothing but blanks and comments" if _is_blank(lines[stray]) else shown(lines[stray].strip())
+        raise InputError(f"{path}:{stray + 1}", "first line", found=found, expected="data_ and the name of a block")
     blocks: dict[str, Block] = {}
     for (at, name), end in zip(starts, ends, strict=True):
         if name in blocks:

@@ -58,7 +58,7 @@ def form_image(
     return 2 * fft.irfft2(scene.interaction * spectrum * transfer * smear, canvas.shape)
 
 
-def intensity(
+def transmit(
     contrast: Float[np.ndarray, "h w"], thickness: Mapping[str, Float[np.ndarray, "h w"]]
 ) -> Float[np.ndarray, "h w"]:
     """Return the share of electrons that arrives at each pixel; materials stop the rest."""
@@ -67,10 +67,10 @@ def intensity(
 
 
 def detect(
-    scene: Scene, canvas: Canvas, intensity: Float[np.ndarray, "h w"], generator: np.random.Generator
+    scene: Scene, canvas: Canvas, arriving: Float[np.ndarray, "rows columns"], generator: np.random.Generator
 ) -> Float32[np.ndarray, "h w"]:
     """Count electrons; blur, stripe and kill pixels as the detector does; keep the frame."""
-    counts = generator.poisson(scene.dose_per_angstrom2 * scene.pixel_size_angstrom**2 * intensity)
+    counts = generator.poisson(scene.dose_per_angstrom2 * scene.pixel_size_angstrom**2 * arriving)
     along_y, along_x = (f * scene.pixel_size_angstrom for f in canvas.frequency)
     response = np.exp(-scene.detector_blur * (along_y**2 + along_x**2))
     image = fft.irfft2(fft.rfft2(counts.astype(np.float32)) * response, canvas.shape)[canvas.frame]

@@ -42,11 +42,8 @@ class Simulator:
     """Make micrographs of one scene; the particle is read or built once."""
 
     def __init__(self, scene: Scene) -> None:
-        self.scene, pixel = scene, scene.pixel_size_angstrom
-        known = scene.particle in SHAPES
-        self.particle = (
-            make_particle(scene.particle, scene.diameter_angstrom) if known else read_particle(scene.particle)
-        )
+        self.scene, pixel, kind = scene, scene.pixel_size_angstrom, scene.particle
+        self.particle = make_particle(kind, scene.diameter_angstrom) if kind in SHAPES else read_particle(kind)
         self.diameter_px = self.particle.diameter_angstrom / pixel
         self._apart_px = max(0.0, self.diameter_px + scene.minimum_gap_angstrom / pixel)
         self._refuse_crowd()
@@ -82,7 +79,7 @@ class Simulator:
         thickness = {"ice": draw_ice(scene, canvas, drawing), **junk}
         spectrum = exposure.potential_spectrum(scene, canvas, potential, thickness, drawing)
         contrast = exposure.form_image(scene, canvas, spectrum, defocus, drift_angle)
-        image = exposure.detect(scene, canvas, exposure.intensity(contrast, thickness), counting)
+        image = exposure.detect(scene, canvas, exposure.transmit(contrast, thickness), counting)
 
         truth = xy - canvas.margin
         listed = np.all((truth >= 0) & (truth <= np.array(scene.shape_px)[::-1] - 1), axis=1)

@@ -1,6 +1,7 @@
 """The knobs of a simulation."""
 
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
@@ -12,7 +13,7 @@ PER_SCATTERING_LENGTH = 47.878
 """Potential times area (V Å²) of an atom per Å of its scattering length: h²/(2π m e)."""
 
 
-def _knob(default: Any, low: float, high: float) -> Any:
+def _knob(default: Any, low: int | float, high: int | float) -> Any:
     return field(default=default, metadata={"range": (low, high)})
 
 
@@ -75,14 +76,19 @@ class Scene:
 
     def __post_init__(self) -> None:
         for knob in fields(self):
-            if "range" in knob.metadata:
-                value = _checked(knob.name, getattr(self, knob.name), knob.default, *knob.metadata["range"])
-                object.__setattr__(self, knob.name, value)
-        if not isinstance(self.particle, str):
-            raise InputError("scene", "particle", found=self.particle, expected="the name of a shape or of a file")
+            object.__setattr__(self, knob.name, _checked(knob, getattr(self, knob.name)))
         low, high = self.defocus_angstrom
         if low > high:
             raise InputError("scene", "defocus_angstrom", found=f"{low:g} to {high:g}", expected="the lower one first")
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> "Scene":
+        """Make a scene of a table as TOML or JSON give it; knobs that do not exist are refused."""
+        knobs = {knob.name: knob for knob in fields(cls)}
+        for name in table:
+            if name not in knobs:
+                raise InputError("scene", name, found="unknown", expected=f"one of {', '.join(knobs)}")
+        return cls(**{name: _checked(knobs[name], value) for name, value in table.items()})
 
     @property
     def wavelength_angstrom(self) -> float:
@@ -96,16 +102,26 @@ class Scene:
         return (1 + self.voltage_kv / 510.999) * self.wavelength_angstrom / PER_SCATTERING_LENGTH
 
 
-def _checked(name: str, value: Any, default: Any, low: float, high: float) -> Any:
-    """Return the value as the type of its default; refuse what is no number or out of range, NaN included."""
-    if isinstance(default, tuple):
-        if not isinstance(value, tuple | list) or len(value) != len(default):
-            raise InputError("scene", name, found=value, expected="two numbers")
-        return tuple(_checked(name, v, d, low, high) for v, d in zip(value, default, strict=True))
-    kind, words = (Integral, "a whole number") if isinstance(default, int) else (Real, "a number")
-    if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
-        raise InputError("scene", name, found=value, expected=f"{words} from {low:g} to {high:g}")
-    return type(default)(value)
+def _checked(knob: Field[Any], value: Any) -> Any:
+    """Return the value as the type of the knob; refuse what is of another kind or out of range, NaN included."""
+    if isinstance(knob.default, str):
+        if not isinstance(value, str):
+            raise InputError("scene", knob.name, found=value, expected="a name or a path")
+        return value
+    if not isinstance(knob.default, tuple):
+        return _number(knob, value, type(knob.default))
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise InputError("scene", knob.name, found=value, expected="two numbers")
+    return tuple(_number(knob, part, type(knob.default[0])) for part in value)
+
+
+def _number(knob: Field[Any], value: Any, kind: type) -> Any:
+    low, high = knob.metadata["range"]
+    number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    if not (number and low <= value <= high):
+        words = "a whole number" if kind is int else "a number"
+        raise InputError("scene", knob.name, found=value, expected=f"{words} from {low:g} to {high:g}")
+    return kind(value)
 
 
 DEMO = Scene(

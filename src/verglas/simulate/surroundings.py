@@ -9,7 +9,7 @@ from scipy import fft
 
 from verglas.simulate.scene import PER_SCATTERING_LENGTH, Scene
 
-_CARBON_ANGSTROM = 150.0
+_CARBON_ANGSTROM = 120.0
 _GOLD_ANGSTROM = 100.0
 
 
@@ -27,7 +27,7 @@ class Material(NamedTuple):
 
 MATERIALS = {
     "ice": Material(0.0, (PER_SCATTERING_LENGTH * 3.04) ** 2 * 0.0314 * 0.07, 1.0),
-    "carbon": Material(9.0, (PER_SCATTERING_LENGTH * 2.509) ** 2 * 0.1 * 0.3, 2.0),
+    "carbon": Material(9.0, (PER_SCATTERING_LENGTH * 2.509) ** 2 * 0.1 * 0.3, 1.5),
     "contaminants": Material(4.5, 0.0, 1.0),
     "gold": Material(25.0, 0.0, 12.0),
 }

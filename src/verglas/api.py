@@ -1,0 +1,348 @@
+"""The verbs. Long ones are iterators of records and do no work before the first record is asked for."""
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verglas.errors import InputError
+from verglas.io._base import FormatOptions, write_text
+from verglas.records import Failed, Note, Picked, Record, Summary, Trained, Written
+from verglas.types import Collection, Evaluation, Micrograph, Picks, PickSet, nothing
+
+if TYPE_CHECKING:
+    from verglas.config import RunConfig
+    from verglas.io.collections import Collected, Found
+    from verglas.io.micrographs import ReadOptions
+    from verglas.picker import Picker
+    from verglas.report import Page
+    from verglas.simulate import Scene
+
+__all__ = ["demo", "evaluate", "export", "inspect", "pick", "simulate", "train"]
+
+MOST_PAGES = 12
+"""Micrographs that are looked through for the best, the worst and the most uncertain of a report."""
+
+
+def simulate(folder: str | Path, scene: "Scene", *, micrographs: int, seed: int = 0) -> Iterator[Record]:
+    """Write simulated micrographs with their truth."""
+    from verglas.simulate import write_dataset
+
+    for done, made in enumerate(write_dataset(folder, scene, micrographs, seed), 1):
+        yield Written(str(made.path), done, micrographs, made.particles)
+    yield Summary({"folder": str(folder), "micrographs": micrographs, "seed": seed})
+
+
+def inspect(config: "RunConfig", out: str | Path) -> Iterator[Record]:
+    """Show labels over micrographs, and measure whether they fit, before anything is trained."""
+    from verglas.io.micrographs import read_image
+    from verglas.labels import label_facts
+    from verglas.preprocess import Preprocess
+    from verglas.report import Page, write_inspection
+
+    collected = _collect(config)
+    yield from _said(collected)
+    collection, pages = collected.collection, []
+    recipe = Preprocess(diameter_px=collection.diameter_px, **asdict(config.preprocess))
+    for micrograph in _first(collection.micrographs, collection.picks):
+        try:
+            image = recipe.prepare(read_image(micrograph, _reading(config)))
+        except (InputError, OSError) as error:
+            yield Failed(str(micrograph.path), str(error))
+            continue
+        labels = collection.picks.get(micrograph.name)
+        pages.append(Page(micrograph.name, image, labels or nothing(micrograph.name), labels, None))
+    facts = label_facts(collection, {page.name: page.image for page in pages})
+    for sentence in facts.warnings:
+        yield Note(sentence, warning=True)
+    path = write_inspection(Path(out), pages, facts.numbers, [*collected.warnings, *facts.warnings])
+    yield Summary({**facts.numbers, "page": str(path)})
+
+
+def train(config: "RunConfig", out: str | Path, *, stop: threading.Event | None = None) -> Iterator[Record]:
+    """Learn to pick from labelled micrographs and leave a run folder; go on where an earlier call was stopped."""
+    from verglas.train import train as learn
+
+    collected = _collect(config)
+    yield from _said(collected)
+    end: Record | None = None
+    for end in learn(collected.collection, config, Path(out), stop=stop):
+        yield end
+    if isinstance(end, Trained) and not end.stopped:
+        path = _training_report(Path(out), collected.collection)
+        yield Summary(_training_facts(Path(out)) | {"report": str(path)})
+
+
+def pick(
+    run: str | Path,
+    micrographs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    threshold: float | None = None,
+    expected_precision: float | None = None,
+    pixel_size_angstrom: float | None = None,
+    device: str = "auto",
+    maps: str | Path | None = None,
+    stop: threading.Event | None = None,
+) -> Iterator[Record]:
+    """Pick micrographs with a trained run; every candidate is kept, and the threshold says which count.
+
+    Parameters
+    ----------
+    out
+        The pick file, ``.star``. Repeated with the same inputs, the call goes on where it was stopped.
+    threshold, expected_precision
+        One of the two replaces the threshold that validation chose.
+    maps
+        A folder for the probability maps, which ``evaluate`` can take for pixel figures.
+    """
+    from verglas.data import Stored
+    from verglas.io.collections import find_micrographs
+    from verglas.io.pickfile import PickFile
+    from verglas.picker import Picker
+    from verglas.train import resolved_device
+
+    if not micrographs:
+        raise InputError("--micrographs", "micrographs", found="none", expected="files, folders or patterns")
+    chosen, how = _threshold(run, threshold, expected_precision)
+    found = find_micrographs(micrographs, pixel_size_angstrom=pixel_size_angstrom)
+    yield from _said(found)
+    picker = Picker.load(run, device=resolved_device(device))
+    total, failed, began = len(found.micrographs), len(found.failures), time.perf_counter()
+    with PickFile(out, _pick_key(picker, found.micrographs)) as file:
+        earlier = {row["name"] for row in file.done}
+        if earlier:
+            yield Note(f"goes on after {len(earlier)} of {total} micrographs")
+        todo = [micrograph for micrograph in found.micrographs if micrograph.name not in earlier]
+        for micrograph, result in picker.pick_all(todo):
+            if isinstance(result, Exception):
+                failed += 1
+                yield Failed(str(micrograph.path), str(result))
+                continue
+            file.add(result.picks, micrograph.shape)
+            if maps is not None:
+                Stored.write(Path(maps), micrograph.name, result.probability)
+            counted = len(result.picks.above(chosen))
+            yield Picked(micrograph.name, len(file.done), total, len(result.picks), counted)
+            if stop is not None and stop.is_set():
+                yield Note("stopped: repeat the command to go on", warning=True)
+                return
+        seconds, picked = time.perf_counter() - began, len(file.done) - len(earlier)
+        path = file.finish(
+            threshold=chosen, threshold_how=how, diameter_px=picker.recipe.diameter_px,
+            pixel_size_angstrom=picker.pixel_size_angstrom,
+        )  # fmt: skip
+    yield Summary({
+        "picks": str(path), "micrographs": len(file.done), "failed": failed,
+        "candidates": sum(row["candidates"] for row in file.done), "threshold": chosen, "threshold_how": how,
+        "seconds": seconds, "micrographs_per_second": picked / seconds if seconds else None,
+        "device": str(picker.device), "precision": picker.precision,
+    })  # fmt: skip
+
+
+def evaluate(
+    picks: str | Path,
+    labels: str | Path,
+    *,
+    diameter_px: float | None = None,
+    threshold: float | None = None,
+    radius: float = 0.5,
+    maps: str | Path | None = None,
+    options: FormatOptions | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Compare a pick file with labels, by the protocol of the manual: one to one, within ``radius`` diameters."""
+    from verglas.data import Stored
+    from verglas.evaluate import evaluate as compare
+    from verglas.io.picks import read_picks
+
+    found, truth = (read_picks(path, options or FormatOptions()) for path in (picks, labels))
+    diameter = diameter_px or found.diameter_px
+    if diameter is None:
+        raise InputError(
+            picks, "diameter", found="not in the file", expected="a diameter", remedy="Give --diameter-px."
+        )
+    known = found.by_name()
+    if not known.keys() & truth.by_name().keys():
+        raise InputError(
+            labels, "micrographs", found=", ".join([*truth.by_name()][:3]),
+            expected=f"names such as {next(iter(known), '-')}",
+            remedy="No labelled micrograph was picked: file names without suffix must agree.",
+        )  # fmt: skip
+    if threshold is not None:
+        found = replace(found, threshold=threshold, threshold_how="given by the user")
+    at_hand = {}
+    if maps is not None:
+        at_hand = {name: Stored.open(Path(maps), name).image() for name in truth.by_name()}
+    return compare(
+        found, truth.by_name(), diameter_px=diameter, radius=radius, seed=seed,
+        probability=at_hand or None, shapes=dict(truth.shapes),
+    )  # fmt: skip
+
+
+def export(
+    picks: str | Path,
+    out: str | Path,
+    *,
+    threshold: float | None = None,
+    everything: bool = False,
+    format_name: str | None = None,
+    options: FormatOptions | None = None,
+) -> Summary:
+    """Write the picks that count (or ``everything``) in another format; ``relion`` wants a folder."""
+    from verglas.io.picks import read_picks, relion_folder, write_picks
+
+    options = options or FormatOptions()
+    found = read_picks(picks, options)
+    if threshold is not None:
+        found = replace(found, threshold=threshold, threshold_how="given by the user")
+    kept = found if everything else found.counted()
+    facts: dict[str, Any] = {"picks": len(kept), "candidates": len(found), "threshold": found.threshold}
+    if format_name == "relion-folder":
+        dropped = relion_folder(Path(out), kept)
+        return Summary(facts | {"out": str(out), "dropped_outside": sum(dropped.values())})
+    files = write_picks(out, kept, options, counted_only=False, format_name=format_name)
+    return Summary(facts | {"out": str(out), "files": len(files)})
+
+
+def demo(out: str | Path, *, seed: int = 0, stop: threading.Event | None = None) -> Iterator[Record]:
+    """Simulate a small data set, learn from two labelled micrographs, pick the rest and hold it to the truth."""
+    from verglas.config import DataSettings, RunConfig
+    from verglas.evaluate import to_json
+    from verglas.simulate import DEMO, Simulator
+
+    out = Path(out)
+    data, run, picks = out / "data", out / "run", out / "picks.star"
+    yield Note("simulating 10 micrographs")
+    yield from simulate(data, DEMO, micrographs=10, seed=seed)
+    files = sorted((data / "micrographs").glob("*.mrc"))
+    for folder, chosen in ((out / "labels", files[:2]), (out / "test-labels", files[2:])):
+        for file in chosen:
+            write_text(folder / f"{file.stem}.csv", (data / "truth" / f"{file.stem}.csv").read_text(encoding="utf-8"))
+    yield Note("learning from 2 labelled micrographs")
+    where = DataSettings(
+        (str(data / "micrographs"),), str(out / "labels"), diameter_angstrom=Simulator(DEMO).particle.diameter_angstrom
+    )
+    yield from train(replace(RunConfig(), data=where).with_train(seed=seed), run, stop=stop)
+    if stop is not None and stop.is_set():
+        return
+    yield Note("picking the other 8 and comparing them with the truth")
+    yield from pick(run, files[2:], picks, stop=stop)
+    evaluation = evaluate(picks, out / "test-labels")
+    figures = to_json(evaluation)
+    path, picture = _picking_report(run, files[2:], picks, out / "test-labels", evaluation)
+    keys = ("ap", "f1", "precision", "recall", "threshold", "n_labels", "n_picks")
+    yield Summary({**{key: figures[key] for key in keys}, "report": str(path), "picture": str(picture)})
+
+
+def _collect(config: "RunConfig") -> "Collected":
+    from verglas.io.collections import collect
+
+    data = config.data
+    if not data.micrographs:
+        raise InputError("data", "micrographs", found="none", expected="files, folders or patterns",
+                         remedy="Give --micrographs, or data.micrographs in the configuration.")  # fmt: skip
+    return collect(
+        data.micrographs, data.labels, diameter_px=data.diameter_px, diameter_angstrom=data.diameter_angstrom,
+        pixel_size_angstrom=data.pixel_size_angstrom, complete=data.labels_are == "complete",
+    )  # fmt: skip
+
+
+def _said(collected: "Collected | Found") -> Iterator[Record]:
+    """Yield what the user should know of a collection: warnings, and files that failed."""
+    for sentence in collected.warnings:
+        yield Note(sentence, warning=True)
+    for failure in collected.failures:
+        yield Failed(str(failure.path), failure.reason)
+
+
+def _reading(config: "RunConfig") -> "ReadOptions":
+    from verglas.io.micrographs import ReadOptions
+
+    return ReadOptions(config.data.mrc_mode0, config.data.tiff_flip)
+
+
+def _first(micrographs: Sequence[Micrograph], picks: Mapping[str, Picks]) -> list[Micrograph]:
+    """Return the first few micrographs, those with labels before the others."""
+    return sorted(micrographs, key=lambda micrograph: micrograph.name not in picks)[:MOST_PAGES]
+
+
+def _threshold(run: str | Path, threshold: float | None, precision: float | None) -> tuple[float, str]:
+    """Return the threshold that counts, and in words how it was chosen."""
+    from verglas.runs import Run
+
+    opened = Run.open(run)
+    if threshold is not None and precision is not None:
+        raise InputError("pick", "threshold", found="--threshold and --expected-precision", expected="one of them")
+    if threshold is not None:
+        return threshold, "given by the user"
+    point = opened.operating_point() if precision is None else opened.operating_point_for(precision)
+    return point.threshold, point.how
+
+
+def _pick_key(picker: "Picker", micrographs: Sequence[Micrograph]) -> str:
+    """Identify what a pick file depends on: the model, the recipe, and the micrographs as they are on disk."""
+    digest = hashlib.blake2b(picker.recipe.hash.encode(), digest_size=8)
+    for tensor in picker.network.state_dict().values():
+        digest.update(tensor.cpu().numpy().tobytes())
+    for micrograph in micrographs:
+        about = micrograph.path.stat()
+        digest.update(f"{micrograph.path} {about.st_size} {about.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _pages(run: Path, micrographs: Sequence[Micrograph], picks: PickSet, labels: Mapping[str, Picks]) -> "list[Page]":
+    """Return micrographs as a report shows them."""
+    from verglas.picker import Picker
+    from verglas.report import Page
+
+    picker, by_name, pages = Picker.load(run), picks.by_name(), []
+    for micrograph in micrographs:
+        image = picker.prepare(micrograph)
+        found = by_name.get(micrograph.name, nothing(micrograph.name))
+        pages.append(Page(micrograph.name, image, found, labels.get(micrograph.name), picker.probability(image)))
+    return pages
+
+
+def _training_report(folder: Path, collection: Collection) -> Path:
+    """Write the report of a finished training, with the held-out micrographs as its pictures."""
+    from verglas.report import write_report
+    from verglas.runs import Run
+
+    run = Run.open(folder)
+    candidates, truth = run.validation()
+    shown = [collection.by_name()[name] for name in truth][:MOST_PAGES]
+    return write_report(run, _pages(folder, shown, candidates, truth), validation=(candidates, truth))
+
+
+def _training_facts(folder: Path) -> dict[str, Any]:
+    from verglas.runs import Run
+
+    run = Run.open(folder)
+    point, keys = run.operating_point(), ("steps", "best_step", "seconds", "validation_ap", "device", "precision")
+    return {"run": str(folder), **{key: run.facts()[key] for key in keys}} | {
+        "threshold": point.threshold, "threshold_interval": point.interval, "threshold_how": point.how,
+        "validation_f1": point.f1, "validation_precision": point.precision, "validation_recall": point.recall,
+        "validation": run.split()["how"],
+    }  # fmt: skip
+
+
+def _picking_report(
+    run: Path, files: Sequence[Path], picks: Path, labels: Path, evaluation: Evaluation
+) -> tuple[Path, Path]:
+    """Write the report of a run with its figures on labelled micrographs, and one picture beside it."""
+    from verglas.io.collections import find_micrographs
+    from verglas.io.picks import read_picks
+    from verglas.report import overlay_file, write_report
+    from verglas.runs import Run
+
+    found, truth = read_picks(picks), read_picks(labels).by_name()
+    pages = _pages(run, find_micrographs(files).micrographs[:MOST_PAGES], found, truth)
+    opened = Run.open(run)
+    path = write_report(opened, pages, evaluation=evaluation, validation=opened.validation())
+    return path, overlay_file(
+        run / "picture.png", pages[0], threshold=found.threshold, diameter_px=opened.facts()["diameter_px"]
+    )

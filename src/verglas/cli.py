@@ -1,0 +1,258 @@
+"""The command line: each command is one call of ``api``, and draws the records that come."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from verglas import __version__, api
+from verglas.console import complain, print_evaluation, show
+from verglas.errors import InputError
+from verglas.records import Record
+
+app = typer.Typer(
+    help="Pick cryo-EM particles from a handful of labels.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+BAD_INPUT, PARTIAL, OUT_OF_MEMORY, INTERRUPTED = 3, 4, 5, 130
+
+Micrographs = Annotated[
+    list[str] | None,
+    typer.Option("--micrographs", "-m", help="Files, folders, quoted patterns, or a text or STAR list; repeatable."),
+]
+Labels = Annotated[
+    str | None, typer.Option(help="A folder with a file per micrograph (same name), or one file for all.")
+]
+LabelsAre = Annotated[
+    Literal["complete", "partial"] | None, typer.Option(help="Is every particle of a labelled micrograph labelled?")
+]
+DiameterPx = Annotated[
+    float | None, typer.Option(help="Diameter of the particle in pixels of the micrographs on disk.")
+]
+DiameterAngstrom = Annotated[float | None, typer.Option(help="Diameter of the particle in Å; needs a pixel size.")]
+PixelSize = Annotated[float | None, typer.Option(help="Å per pixel; overrules what the files say.")]
+Config = Annotated[Path | None, typer.Option(help="A TOML file of settings; options on the command line overrule it.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as section.key=value; repeatable.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+CsY = Annotated[Literal["asis", "flip"] | None, typer.Option(help="Which way y runs in cryoSPARC files; no default.")]
+BoxPx = Annotated[int | None, typer.Option(help="Side of the boxes that corner formats draw, in micrograph pixels.")]
+
+
+@app.command()
+def simulate(
+    folder: Path,
+    micrographs: Annotated[int, typer.Option(help="How many.")] = 20,
+    seed: Annotated[int, typer.Option(help="Same seed, same micrographs.")] = 0,
+    set_: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Simulate micrographs with known particles."""
+    from verglas.simulate import DEMO, scene_with
+
+    _show(api.simulate(folder, scene_with(DEMO, set_ or []), micrographs=micrographs, seed=seed), as_json)
+
+
+@app.command()
+def inspect(
+    micrographs: Micrographs = None,
+    labels: Labels = None,
+    diameter_px: DiameterPx = None,
+    diameter_angstrom: DiameterAngstrom = None,
+    pixel_size_angstrom: PixelSize = None,
+    config: Config = None,
+    set_: Set = None,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("inspect.html"),
+    as_json: AsJson = False,
+) -> None:
+    """Show labels over micrographs and measure whether they fit, before training."""
+    data = _data(micrographs, labels, None, diameter_px, diameter_angstrom, pixel_size_angstrom)
+    _show(api.inspect(_config(config, {"data": data}, set_), out), as_json)
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="The run folder to write.")],
+    micrographs: Micrographs = None,
+    labels: Labels = None,
+    labels_are: LabelsAre = None,
+    diameter_px: DiameterPx = None,
+    diameter_angstrom: DiameterAngstrom = None,
+    pixel_size_angstrom: PixelSize = None,
+    algorithm: Annotated[str | None, typer.Option(help="How to learn; see the manual for a list.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Length of the training.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same machine and threads: same run.")] = None,
+    device: Device = None,
+    config: Config = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Learn to pick from labelled micrographs. Repeat the command to go on after an interruption."""
+    tree = {
+        "data": _data(micrographs, labels, labels_are, diameter_px, diameter_angstrom, pixel_size_angstrom),
+        "train": _given(steps=steps, seed=seed, device=device),
+        "algorithm": _given(name=algorithm),
+    }
+    with stop_on_signal() as stop:
+        _show(api.train(_config(config, tree, set_), out, stop=stop), as_json, stop)
+
+
+@app.command()
+def pick(
+    run: Path,
+    out: Annotated[Path, typer.Option(help="The pick file to write, .star.")],
+    micrographs: Micrographs = None,
+    threshold: Annotated[float | None, typer.Option(help="The score from which a candidate counts.")] = None,
+    expected_precision: Annotated[
+        float | None, typer.Option(help="Let validation find the threshold for this.")
+    ] = None,
+    pixel_size_angstrom: PixelSize = None,
+    device: Device = None,
+    maps: Annotated[Path | None, typer.Option(help="Also keep the probability maps, in this folder.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Pick micrographs with a trained run. Repeat the command to go on after an interruption."""
+    with stop_on_signal() as stop:
+        stream = api.pick(
+            run, micrographs or [], out, threshold=threshold, expected_precision=expected_precision,
+            pixel_size_angstrom=pixel_size_angstrom, device=device or "auto", maps=maps, stop=stop,
+        )  # fmt: skip
+        _show(stream, as_json, stop)
+
+
+@app.command()
+def evaluate(
+    picks: Path,
+    labels: Annotated[Path, typer.Option(help="Labels to hold the picks to: a folder or a file.")],
+    diameter_px: DiameterPx = None,
+    threshold: Annotated[float | None, typer.Option(help="Overrules the one in the pick file.")] = None,
+    radius: Annotated[float, typer.Option(help="How far a pick may be off, in diameters.")] = 0.5,
+    maps: Annotated[Path | None, typer.Option(help="Probability maps of verglas pick, for pixel figures.")] = None,
+    cs_y: CsY = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare picks with labels: average precision, F1, chance, and their uncertainty."""
+    from verglas.evaluate import to_json
+    from verglas.io._base import FormatOptions
+
+    options = FormatOptions(cs_y=cs_y)
+    evaluation = api.evaluate(
+        picks, labels, diameter_px=diameter_px, threshold=threshold, radius=radius, maps=maps, options=options
+    )
+    print_evaluation(to_json(evaluation), as_json)
+
+
+@app.command()
+def export(
+    picks: Path,
+    out: Path,
+    threshold: Annotated[float | None, typer.Option(help="Overrules the one in the pick file.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Also the candidates below the threshold.")] = False,
+    format_name: Annotated[
+        str | None, typer.Option("--format", help="Such as relion-folder, box, cbox, topaz.")
+    ] = None,
+    box_px: BoxPx = None,
+    cs_y: CsY = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the picks that count in another format, chosen by the suffix of OUT or --format."""
+    from verglas.io._base import FormatOptions
+
+    options = FormatOptions(box_px=box_px, cs_y=cs_y)
+    summary = api.export(
+        picks, out, threshold=threshold, everything=everything, format_name=format_name, options=options
+    )
+    _show(iter([summary]), as_json)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="The folder to write.")] = Path("verglas-demo"),
+    seed: Annotated[int, typer.Option(help="Another seed, another data set.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Simulate, learn from two labelled micrographs, pick the rest and compare with the truth."""
+    with stop_on_signal() as stop:
+        _show(api.demo(out, seed=seed, stop=stop), as_json, stop)
+
+
+def main() -> None:
+    """Run the command line, and turn what goes wrong into a sentence and an exit code."""
+    try:
+        app()
+    except InputError as error:
+        complain(str(error))
+        sys.exit(BAD_INPUT)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "out of memory" not in str(error):
+            raise
+        complain("Out of memory. Use a smaller --set train.batch=2 or train.crop=128, or another --device.")
+        sys.exit(OUT_OF_MEMORY)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _show(stream: Iterator[Record], as_json: bool, stop: threading.Event | None = None) -> None:
+    """Draw records as they come, and leave with the exit code that they ask for."""
+    failed = _show(stream, as_json)
+    if stop is not None and stop.is_set():
+        raise typer.Exit(INTERRUPTED)
+    if failed:
+        raise typer.Exit(PARTIAL)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """Give an event that Ctrl-C and SIGTERM set; a second Ctrl-C interrupts at once."""
+    stop, before = threading.Event(), {}
+
+    def ask(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        before[number] = signal.signal(number, ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _config(path: Path | None, tree: dict[str, dict[str, Any]], settings: list[str] | None) -> Any:
+    """Return the settings of a run: defaults, then the file, then options, then ``--set``."""
+    from verglas.config import RunConfig
+
+    config = RunConfig.load(path) if path is not None else RunConfig()
+    return config.merged(tree, where="command line").with_settings(settings or [])
+
+
+def _data(
+    micrographs: list[str] | None, labels: str | None, labels_are: str | None,
+    diameter_px: float | None, diameter_angstrom: float | None, pixel_size_angstrom: float | None,
+) -> dict[str, Any]:  # fmt: skip
+    return _given(
+        micrographs=tuple(micrographs or ()) or None, labels=labels, labels_are=labels_are, diameter_px=diameter_px,
+        diameter_angstrom=diameter_angstrom, pixel_size_angstrom=pixel_size_angstrom,
+    )  # fmt: skip
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit

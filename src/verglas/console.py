@@ -1,0 +1,123 @@
+"""Records drawn on a terminal: bars, warnings, and a table at the end."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from verglas import records
+
+
+def show(stream: Iterator[records.Record], as_json: bool) -> int:
+    """Draw records as they come; print the summary, as JSON if asked. Return how many micrographs failed."""
+    console = Console(stderr=True)
+    failed, summary = 0, None
+    with _Bars(console) as bars:
+        for record in stream:
+            match record:
+                case records.Failed(path, reason):
+                    failed += 1
+                    console.print(f"[red]left out[/] {escape(reason if path in reason else f'{path}: {reason}')}")
+                case records.Note(text, warning):
+                    console.print(f"[yellow]warning[/] {escape(text)}" if warning else escape(text), highlight=False)
+                case records.Summary():
+                    summary = record
+                case _:
+                    bars.draw(record)
+    if failed:
+        console.print(f"[yellow]{failed} micrograph{'s' * (failed > 1)} could not be used[/]")
+    if summary is not None and as_json:
+        print(json.dumps(records.plain(summary.facts), allow_nan=False))
+    elif summary is not None:
+        _print_facts(summary.facts)
+    return failed
+
+
+def complain(sentence: str) -> None:
+    """Print what went wrong."""
+    Console(stderr=True).print(f"[red]error[/] {escape(sentence)}", highlight=False)
+
+
+def print_evaluation(figures: Mapping[str, Any], as_json: bool) -> None:
+    """Print figures of merit at each radius, with chance beside them."""
+    if as_json:
+        print(json.dumps(figures, allow_nan=False))
+        return
+    interval = figures["ci"]
+    table = Table(title=f"{figures['n_picks']} picks against {figures['n_labels']} labels", title_justify="left")
+    for heading in ("within", "AP", "F1", "precision", "recall", "best F1", "random F1", "grid F1"):
+        table.add_column(heading, justify="right")
+    for radius, at in figures["at_radius"].items():
+        chance = (figures["baselines"] or {}).get("at_radius", {}).get(radius, {})
+        values = [at[key] for key in ("ap", "f1", "precision", "recall", "best_f1")]
+        values += [chance.get(key, {}).get("f1") for key in ("random", "grid")]
+        table.add_row(f"{radius} D", *("-" if value is None else f"{value:.3f}" for value in values))
+    console = Console()
+    console.print(table)
+    bounds = ", ".join(
+        f"{key.upper()} {interval[key][0]:.3f} to {interval[key][1]:.3f}" for key in ("ap", "f1") if interval.get(key)
+    )
+    console.print(f"{interval['kind']}: {bounds}", highlight=False)
+    threshold = "all picks count" if figures["threshold"] is None else f"threshold {figures['threshold']:.3f}"
+    console.print(f"{threshold} ({figures['how']['threshold']})", highlight=False)
+
+
+class _Bars:
+    """A progress bar for each kind of record on a terminal, and a line now and then elsewhere."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        columns = TextColumn("{task.description:<10}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}")
+        self.progress = Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[note]}"), console=console)
+        self.tasks: dict[str, Any] = {}
+        self.validated = ""
+
+    def __enter__(self) -> "_Bars":
+        if self.console.is_terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def draw(self, record: records.Record) -> None:
+        match record:
+            case records.Prepared(_, done, total, _):
+                self._advance("preparing", done, total)
+            case records.Written(_, done, total, _):
+                self._advance("simulating", done, total)
+            case records.Progress(step, steps, _, loss):
+                self._advance("learning", step, steps, f"loss {loss:.3f}{self.validated}")
+            case records.Validated(_, ap, f1):
+                self.validated = f", validation AP {ap:.3f}, best F1 {f1:.3f}"
+            case records.Picked(_, done, total, _, counted):
+                self._advance("picking", done, total, f"{counted} picks")
+            case records.Trained(_, step, seconds, stopped):
+                self.console.print(f"{'stopped at' if stopped else 'learned in'} step {step}, {seconds:.0f} s")
+
+    def _advance(self, name: str, done: int, total: int, note: str = "") -> None:
+        if not self.console.is_terminal:
+            if done == total or done % max(1, total // 5) == 0:
+                self.console.print(f"{name} {done}/{total} {note}".rstrip(), highlight=False)
+            return
+        if name not in self.tasks:
+            self.tasks[name] = self.progress.add_task(name, total=total, note=note)
+        self.progress.update(self.tasks[name], completed=done, total=total, note=note)
+
+
+def _print_facts(facts: Any) -> None:
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for key, value in facts.items():
+        text = f"{value:.4g}" if isinstance(value, float) else escape(str(value))
+        table.add_row(key.replace("_", " "), text)
+    Console().print(table)
+
+
+def _complain(sentence: str) -> None:
+    Console(stderr=True).print(f"[red]error[/] {escape(sentence)}", highlight=False)

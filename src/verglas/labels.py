@@ -1,0 +1,107 @@
+"""Do the labels fit the micrographs? Measured before anything is trained, because a flipped y trains quietly."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from verglas.targets import distance_to_nearest
+from verglas.types import Collection, Image, Micrograph, Picks
+
+MOST_COVERED = 0.75
+"""Share of a micrograph that labels may cover before the diameter is doubted."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFacts:
+    """What was measured, and what is wrong with it."""
+
+    numbers: Mapping[str, Any]
+    warnings: tuple[str, ...]
+
+
+def label_facts(collection: Collection, images: Mapping[str, Image]) -> LabelFacts:
+    """Count labels, their coverage and distances, and compare their contrast as given with flipped and swapped.
+
+    Contrast is the mean grey value at the labels of a band-passed picture, in standard errors of what random
+    positions would give; particles are dark, so good labels have a large negative one.
+    """
+    shown = {name: collection.picks[name] for name in images if name in collection.picks}
+    labels = [picks for picks in collection.picks.values() if len(picks)]
+    nearest = [cKDTree(p.xy).query(p.xy, k=2)[0][:, 1] / collection.diameter_px for p in labels if len(p) > 1]
+    covered = [_covered(picks, images[name], collection.diameter_px) for name, picks in shown.items()]
+    contrast = {way: _pooled_contrast(collection, images, shown, way) for way in _WAYS} if shown else {}
+    numbers = {
+        "micrographs": len(collection.micrographs),
+        "labelled": len(collection.picks),
+        "labels": sum(map(len, collection.picks.values())),
+        "diameter_px": collection.diameter_px,
+        "largest_share_covered": max(covered, default=0.0),
+        "median_nearest_neighbour_diameters": float(np.median(np.concatenate(nearest))) if nearest else None,
+        **{f"contrast_{way}": value for way, value in contrast.items()},
+    }
+    return LabelFacts(numbers, tuple(_warnings(numbers, contrast)))
+
+
+_WAYS = ("as_given", "y_flipped", "x_flipped", "rotated_180", "x_y_swapped")
+
+
+def _turned(xy: Float[np.ndarray, "n 2"], shape: tuple[int, int], way: str) -> Float[np.ndarray, "n 2"]:
+    """Return the positions as the usual mistakes would have them."""
+    h, w = shape
+    x, y = xy.T
+    turned = {
+        "as_given": (x, y), "y_flipped": (x, h - 1 - y), "x_flipped": (w - 1 - x, y),
+        "rotated_180": (w - 1 - x, h - 1 - y), "x_y_swapped": (y, x),
+    }  # fmt: skip
+    return np.column_stack(turned[way])
+
+
+def _pooled_contrast(
+    collection: Collection, images: Mapping[str, Image], labels: Mapping[str, Picks], way: str
+) -> float:
+    micrographs = collection.by_name()
+    each = [_contrast(micrographs[n], images[n], p, collection.diameter_px, way) for n, p in labels.items() if len(p)]
+    return float(np.sum(each) / np.sqrt(len(each))) if each else 0.0
+
+
+def _contrast(micrograph: Micrograph, image: Image, picks: Picks, diameter_px: float, way: str) -> float:
+    """Return the z score of the band-passed grey values (Gaussians of D/4 and 3 D/4) at the positions."""
+    unit = diameter_px / image.grid.dx
+    band = ndimage.gaussian_filter(image.data, unit / 4) - ndimage.gaussian_filter(image.data, 0.75 * unit)
+    column, row = np.rint(image.grid.from_micrograph(_turned(picks.xy, micrograph.shape, way))).astype(int).T
+    h, w = band.shape
+    inside = (column >= 0) & (column < w) & (row >= 0) & (row < h)
+    values = band[row[inside], column[inside]]
+    return float((values.mean() - band.mean()) / band.std() * np.sqrt(len(values))) if len(values) else 0.0
+
+
+def _covered(picks: Picks, image: Image, diameter_px: float) -> float:
+    """Return the share of the micrograph inside a particle's disc around some label."""
+    return float((distance_to_nearest(picks.xy, image.grid, image.data.shape) <= diameter_px / 2).mean())
+
+
+def _warnings(numbers: Mapping[str, Any], contrast: Mapping[str, float]) -> list[str]:
+    sentences = []
+    if numbers["largest_share_covered"] > MOST_COVERED:
+        sentences.append(
+            f"The labels cover {numbers['largest_share_covered']:.0%} of a micrograph. Give the diameter in pixels of "
+            "the micrograph on disk, not of a shrunken copy."
+        )
+    best = max(contrast, key=lambda way: abs(contrast[way]), default="as_given")
+    given = abs(contrast.get("as_given", 0.0))
+    if best != "as_given" and abs(contrast[best]) >= 6 and abs(contrast[best]) > 2 * given:
+        sentences.append(
+            f"The labels fit the micrographs better {best.replace('_', ' ')} (contrast {contrast[best]:.1f}) than as "
+            f"given ({contrast['as_given']:.1f}). Check the pictures, and how the labels were exported."
+        )
+    elif contrast and given < 4:
+        sentences.append(
+            f"The labels hardly differ from random positions (contrast {contrast['as_given']:.1f}). Check the "
+            "pictures: wrong micrographs, wrong scale, or particles too faint to tell."
+        )
+    return sentences

@@ -1,0 +1,106 @@
+"""Pick micrographs one after the other: reading, resizing and inference overlap, and a bad file stops nothing."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Self
+
+import torch
+
+from verglas import model as network
+from verglas.config import RunConfig
+from verglas.errors import InputError
+from verglas.io.micrographs import ReadOptions, read_image, read_micrograph
+from verglas.model import UNet
+from verglas.pick import find
+from verglas.predict import Precision, at_precision, probability
+from verglas.preprocess import Preprocess
+from verglas.runs import Run
+from verglas.types import Image, Micrograph, Picks
+
+AHEAD = 2
+"""Micrographs read and resized ahead of the one in the network; memory holds no more."""
+
+_WRONG_SIZE = 0.01
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Searched:
+    """All candidates of a micrograph, and the probability map they are peaks of."""
+
+    picks: Picks
+    probability: Image
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picker:
+    """A trained network with the recipe it was trained with."""
+
+    config: RunConfig
+    recipe: Preprocess
+    network: UNet
+    precision: Precision
+    pixel_size_angstrom: float | None
+
+    @classmethod
+    def load(cls, run: str | Path, *, device: torch.device | None = None) -> Self:
+        """Load a finished run; raise ``InputError`` where the folder is none."""
+        opened, device = Run.open(run), device or torch.device("cpu")
+        config = opened.config
+        return cls(
+            config, opened.preprocess(), network.to_device(opened.model(), device),
+            at_precision(config.train.precision, device), opened.facts()["pixel_size_angstrom"],
+        )  # fmt: skip
+
+    def pick(self, path: str | Path) -> Picks:
+        """Return all candidates of one micrograph, best first."""
+        micrograph = read_micrograph(path)
+        return self.find(micrograph, self.probability(self.prepare(micrograph)))
+
+    def pick_all(self, micrographs: Sequence[Micrograph]) -> Iterator[tuple[Micrograph, "Searched | Exception"]]:
+        """Yield what was found on each micrograph in turn, or why nothing could be."""
+        for micrograph, prepared in _ahead(self.prepare, micrographs):
+            try:
+                found = self.probability(prepared.result())
+                yield micrograph, Searched(self.find(micrograph, found), found)
+            except (InputError, OSError) as error:
+                yield micrograph, error
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    def prepare(self, micrograph: Micrograph) -> Image:
+        """Read a micrograph and bring it to the working scale."""
+        ours, its = self.pixel_size_angstrom, micrograph.pixel_size_angstrom
+        if ours and its and abs(its / ours - 1) > _WRONG_SIZE:
+            raise InputError(
+                micrograph.path, "pixel size", found=f"{its:.4g} Å", expected=f"{ours:.4g} Å, as in training",
+                remedy="Give --pixel-size-angstrom if the header is wrong; else train for this pixel size.",
+            )  # fmt: skip
+        data = self.config.data
+        return self.recipe.prepare(read_image(micrograph, ReadOptions(data.mrc_mode0, data.tiff_flip)))
+
+    def probability(self, image: Image) -> Image:
+        """Return the probability map of a prepared micrograph."""
+        return probability(self.network, image, precision=self.precision)
+
+    def find(self, micrograph: Micrograph, found: Image) -> Picks:
+        """Return the peaks of a probability map."""
+        return find(found, micrograph, diameter_px=self.recipe.diameter_px, **asdict(self.config.search))
+
+
+def _ahead(
+    work: Callable[[Micrograph], Image], items: Sequence[Micrograph]
+) -> Iterator[tuple[Micrograph, Future[Image]]]:
+    """Yield each item with its work, done on a second thread, a few items ahead."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = iter(items)
+        queue = [(item, pool.submit(work, item)) for item in islice(waiting, AHEAD)]
+        while queue:
+            item, future = queue.pop(0)
+            yield item, future
+            queue.extend((after, pool.submit(work, after)) for after in islice(waiting, 1))
