@@ -19,7 +19,7 @@ from scipy.spatial.distance import pdist
 from scipy.spatial.transform import Rotation
 
 from verglas.errors import InputError
-from verglas.simulate import DEMO, SHAPES, Scene, Simulator, contrast_transfer, simulate, write_dataset
+from verglas.simulate import DEMO, SHAPES, Scene, Simulator, contrast_transfer, scene_with, simulate, write_dataset
 from verglas.simulate.exposure import detect, form_image, potential_spectrum, transmit
 from verglas.simulate.micrograph import random_poses
 from verglas.simulate.particles import make_particle, project, read_particle
@@ -488,12 +488,30 @@ def test_a_scene_survives_json_and_takes_whole_numbers_and_lists() -> None:
         Scene.from_table({"colour": 1})
 
 
+def test_knobs_are_set_from_a_command_line() -> None:
+    settings = ["particle = ring", "shape_px=[64, 96]", "dose_per_angstrom2=7", "particles=0"]
+    made = scene_with(DEMO, settings)
+    assert made == replace(DEMO, particle="ring", shape_px=(64, 96), dose_per_angstrom2=7.0, particles=0.0)
+    assert scene_with(DEMO, ['particle="a=b.pdb"']).particle == "a=b.pdb"
+    assert scene_with(DEMO, []) == DEMO
+    for wrong, field in (
+        ("carbon", "setting"),
+        ("colour=1", "colour"),
+        ("carbon=lots", "carbon"),
+        ("carbon=", "carbon"),
+    ):
+        with pytest.raises(InputError) as error:
+            scene_with(DEMO, [wrong])
+        assert error.value.field == field
+
+
 @pytest.mark.parametrize(
     ("knobs", "field"),
     [
         ({"defocus_angstrom": (2e4, 1e4)}, "defocus_angstrom"),
         ({"particle": 7}, "particle"),
-        ({"particle": "cube"}, "file type"),
+        ({"particle": "cube"}, "particle"),
+        ({"particle": "cube.obj"}, "file type"),
         ({"particle": "absent.pdb"}, "file"),
         ({"particles": 500.0}, "particles"),
         ({"particles": 100.0, "minimum_gap_angstrom": 100.0}, "particles"),

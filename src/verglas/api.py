@@ -132,8 +132,10 @@ def pick(
                 return
         seconds, picked = time.perf_counter() - began, len(file.done) - len(earlier)
         path = file.finish(
-            threshold=chosen, threshold_how=how, diameter_px=picker.recipe.diameter_px,
-            pixel_size_angstrom=picker.pixel_size_angstrom,
+            PickSet(
+                (), threshold=chosen, threshold_how=how, diameter_px=picker.recipe.diameter_px,
+                pixel_size_angstrom=picker.pixel_size_angstrom,
+            )
         )  # fmt: skip
     yield Summary({
         "picks": str(path), "micrographs": len(file.done), "failed": failed,

@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from verglas.errors import check_range
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -61,6 +63,10 @@ class Geometry:
     scale: float = 0.1
     overhang: float = 0.25
 
+    def __post_init__(self) -> None:
+        check_range("geometry", 0, 1, scale=self.scale)
+        check_range("geometry", 0, 0.5, overhang=self.overhang)
+
     def place(self, shape: tuple[int, int], size: int, generator: torch.Generator) -> Placement:
         """Draw a placement of a ``size`` × ``size`` crop on a picture of this shape."""
         u = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
@@ -90,6 +96,12 @@ class Photometry:
     ramp: float = 0.3
     cutout: float = 0.0
 
+    def __post_init__(self) -> None:
+        amounts = {"noise": self.noise, "coloured_noise": self.coloured_noise, "blur": self.blur}
+        check_range("photometry", 0, 8, **amounts, sharpen=self.sharpen, offset=self.offset, ramp=self.ramp)
+        check_range("photometry", 1, 8, contrast=self.contrast, gamma=self.gamma)
+        check_range("photometry", 0, 0.9, cutout=self.cutout)
+
     def view(self, image: Float[Tensor, "b 1 h w"], generator: torch.Generator) -> Float[Tensor, "b 1 h w"]:
         """Return the tiles with other grey values and the same geometry."""
         b = len(image)
@@ -114,7 +126,7 @@ class Photometry:
         """Blur where ``amount`` is positive, sharpen where it is negative, as a B-factor does."""
         if not self.blur and not self.sharpen:
             return image
-        sigma = max(self.blur, 0.5)
+        sigma = self.blur or 0.5
         radius = math.ceil(2.5 * sigma)
         taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
         taps = taps / taps.sum()

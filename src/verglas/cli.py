@@ -203,7 +203,7 @@ def main() -> None:
 
 def _show(stream: Iterator[Record], as_json: bool, stop: threading.Event | None = None) -> None:
     """Draw records as they come, and leave with the exit code that they ask for."""
-    failed = _show(stream, as_json)
+    failed = show(stream, as_json)
     if stop is not None and stop.is_set():
         raise typer.Exit(INTERRUPTED)
     if failed:

@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import pydantic
 import tomli_w
@@ -43,7 +43,7 @@ class PreprocessSettings:
     working_diameter_px: Annotated[float, Field(ge=4, le=256)] = 24.0
     flatten: Annotated[float, Field(ge=0)] = 1.5
     clip: Positive = 5.0
-    mask_outliers: Annotated[float, Field(ge=0)] = 8.0
+    mask_outliers: Annotated[float, Field(ge=0)] = 7.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +106,15 @@ class RunConfig:
     algorithm: AlgorithmSettings = field(default_factory=AlgorithmSettings)
     search: SearchSettings = SearchSettings()
 
+    def __post_init__(self) -> None:
+        if self.train.crop % self.model.multiple:
+            raise InputError(
+                "train", "crop", found=self.train.crop, expected=f"a multiple of {self.model.multiple} pixels",
+                remedy=f"A network of depth {self.model.depth} and stem {self.model.stem} takes no other sides.",
+            )  # fmt: skip
+
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path) -> "RunConfig":
         """Read a TOML file; every key must be known and of the right kind."""
         try:
             tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -115,7 +122,7 @@ class RunConfig:
             raise InputError(path, "configuration", found=str(error), expected="a readable TOML file") from error
         return cls().merged(tree, where=str(path))
 
-    def merged(self, tree: Mapping[str, Any], *, where: str) -> Self:
+    def merged(self, tree: Mapping[str, Any], *, where: str) -> "RunConfig":
         """Return the configuration with the values of ``tree`` in place; ``where`` names their origin in errors."""
         _check_keys(type(self), tree, where, "")
         merged = _merge(asdict(self), tree)
@@ -129,24 +136,24 @@ class RunConfig:
             key = ".".join(str(part) for part in first["loc"])
             raise InputError(where, key, found=repr(first["input"]), expected=_sentence(first["msg"])) from error
 
-    def with_settings(self, settings: Iterable[str]) -> Self:
+    def with_settings(self, settings: Iterable[str]) -> "RunConfig":
         """Apply ``section.key=value`` texts, as ``--set`` takes them; a value is read as TOML, else as text."""
-        config = self
+        tree: dict[str, Any] = {}
         for text in settings:
             key, equals, value = text.partition("=")
             if not equals or not key.strip():
                 raise InputError("--set", "setting", found=repr(text), expected="section.key=value")
-            tree: Any = _value(value)
+            branch: Any = _value(value)
             for part in reversed(key.strip().split(".")):
-                tree = {part: tree}
-            config = config.merged(tree, where=f"--set {text}")
-        return config
+                branch = {part: branch}
+            tree = _merge(tree, branch)
+        return self.merged(tree, where="--set")
 
     def save(self, path: str | Path) -> None:
         """Write the whole configuration as TOML; settings that are None are left out."""
         write_text(path, tomli_w.dumps(_without_none(asdict(self))))
 
-    def with_train(self, **changes: Any) -> Self:
+    def with_train(self, **changes: Any) -> "RunConfig":
         """Return the configuration with some training settings changed."""
         return replace(self, train=replace(self.train, **changes))
 

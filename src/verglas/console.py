@@ -52,9 +52,9 @@ def print_evaluation(figures: Mapping[str, Any], as_json: bool) -> None:
     for heading in ("within", "AP", "F1", "precision", "recall", "best F1", "random F1", "grid F1"):
         table.add_column(heading, justify="right")
     for radius, at in figures["at_radius"].items():
-        chance = (figures["baselines"] or {}).get("at_radius", {}).get(radius, {})
+        chance = figures["baselines"] or {}
         values = [at[key] for key in ("ap", "f1", "precision", "recall", "best_f1")]
-        values += [chance.get(key, {}).get("f1") for key in ("random", "grid")]
+        values += [chance.get(key, {}).get(radius, {}).get("f1") for key in ("random", "grid")]
         table.add_row(f"{radius} D", *("-" if value is None else f"{value:.3f}" for value in values))
     console = Console()
     console.print(table)

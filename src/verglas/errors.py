@@ -23,3 +23,10 @@ class InputError(ValueError):
         self.expected, self.remedy = expected, remedy
         message = f"{self.where}: {field} is {found}; expected {expected}."
         super().__init__(f"{message} {remedy}".strip())
+
+
+def check_range(where: str, low: float, high: float, **settings: float) -> None:
+    """Raise ``InputError`` for the first setting that is not a number from ``low`` to ``high``."""
+    for name, value in settings.items():
+        if not low <= value <= high:
+            raise InputError(where, name, found=value, expected=f"{low:g} to {high:g}")

@@ -3,6 +3,7 @@
 Whole micrographs where there are enough labelled ones; else a strip of each, so that the few there are still teach.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class Area:
     @property
     def partial(self) -> bool:
         """Whether something of the micrograph is left outside."""
-        return np.isfinite(self.low) or np.isfinite(self.high)
+        return math.isfinite(self.low) or math.isfinite(self.high)
 
     def holds(self, xy: Float[np.ndarray, "n 2"]) -> Bool[np.ndarray, " n"]:
         """Tell which positions lie inside."""
@@ -59,13 +60,18 @@ def plan(collection: Collection, share: float, generator: np.random.Generator) -
         names = collection.split.validation
         return Holdout(dict.fromkeys(names, Area()), f"{len(names)} validation micrographs of the data set")
     names = tuple(sorted(training_names(collection)))
-    if len(names) >= FEWEST_MICROGRAPHS:
-        chosen = sorted(generator.permutation(names)[: max(1, round(share * len(names)))].tolist())
-        return Holdout(dict.fromkeys(chosen, Area()), f"{len(chosen)} of {len(names)} labelled micrographs")
-    areas = {name: _strip(collection.picks[name], share, generator) for name in names if len(collection.picks[name])}
+    bearing = tuple(name for name in names if len(collection.picks[name]))
+    if len(bearing) >= FEWEST_MICROGRAPHS:
+        empty = tuple(name for name in names if name not in bearing)
+        held = min(max(1, round(share * len(bearing))), len(bearing) - 1)
+        chosen = generator.permutation(bearing)[:held].tolist()
+        chosen += generator.permutation(empty)[: round(share * len(empty))].tolist()
+        return Holdout(dict.fromkeys(sorted(chosen), Area()), f"{len(chosen)} of {len(names)} labelled micrographs")
+    several = [name for name in bearing if len(collection.picks[name]) > 1]
+    areas = {name: _strip(collection.picks[name], share, generator) for name in several}
     labels = sum(int(area.holds(collection.picks[name].xy).sum()) for name, area in areas.items())
-    of = "the labelled micrograph" if len(names) == 1 else f"each of {len(names)} labelled micrographs"
-    return Holdout(areas, f"a strip of {of} ({labels} labels)")
+    of = "one labelled micrograph" if len(areas) == 1 else f"each of {len(areas)} labelled micrographs"
+    return Holdout(areas, f"a strip of {of} ({labels} labels)" if areas else "nothing: too few labels to spare one")
 
 
 def training_names(collection: Collection) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from verglas.targets import distance_to_nearest
-from verglas.types import Collection, Image, Micrograph, Picks
+from verglas.types import Collection, Image, Picks
 
 MOST_COVERED = 0.75
 """Share of a micrograph that labels may cover before the diameter is doubted."""
@@ -34,7 +34,7 @@ def label_facts(collection: Collection, images: Mapping[str, Image]) -> LabelFac
     labels = [picks for picks in collection.picks.values() if len(picks)]
     nearest = [cKDTree(p.xy).query(p.xy, k=2)[0][:, 1] / collection.diameter_px for p in labels if len(p) > 1]
     covered = [_covered(picks, images[name], collection.diameter_px) for name, picks in shown.items()]
-    contrast = {way: _pooled_contrast(collection, images, shown, way) for way in _WAYS} if shown else {}
+    contrast = _pooled_contrast(collection, images, shown) if shown else {}
     numbers = {
         "micrographs": len(collection.micrographs),
         "labelled": len(collection.picks),
@@ -47,33 +47,40 @@ def label_facts(collection: Collection, images: Mapping[str, Image]) -> LabelFac
     return LabelFacts(numbers, tuple(_warnings(numbers, contrast)))
 
 
-_WAYS = ("as_given", "y_flipped", "x_flipped", "rotated_180", "x_y_swapped")
+def _pooled_contrast(
+    collection: Collection, images: Mapping[str, Image], labels: Mapping[str, Picks]
+) -> dict[str, float]:
+    """Return the contrast of the labels as given and as the usual mistakes would have them, over all micrographs."""
+    pooled: dict[str, float] = {}
+    micrographs = collection.by_name()
+    bearing = {name: picks for name, picks in labels.items() if len(picks)}
+    for name, picks in bearing.items():
+        band = _band(images[name], collection.diameter_px)
+        for way, xy in _turned(picks.xy, micrographs[name].shape).items():
+            pooled[way] = pooled.get(way, 0.0) + _contrast(band, images[name].grid.from_micrograph(xy))
+    return {way: total / len(bearing) ** 0.5 for way, total in pooled.items()}
 
 
-def _turned(xy: Float[np.ndarray, "n 2"], shape: tuple[int, int], way: str) -> Float[np.ndarray, "n 2"]:
-    """Return the positions as the usual mistakes would have them."""
+def _turned(xy: Float[np.ndarray, "n 2"], shape: tuple[int, int]) -> dict[str, Float[np.ndarray, "n 2"]]:
+    """Return the positions as given and as the usual mistakes would have them."""
     h, w = shape
     x, y = xy.T
-    turned = {
+    ways = {
         "as_given": (x, y), "y_flipped": (x, h - 1 - y), "x_flipped": (w - 1 - x, y),
         "rotated_180": (w - 1 - x, h - 1 - y), "x_y_swapped": (y, x),
     }  # fmt: skip
-    return np.column_stack(turned[way])
+    return {way: np.column_stack(turned) for way, turned in ways.items()}
 
 
-def _pooled_contrast(
-    collection: Collection, images: Mapping[str, Image], labels: Mapping[str, Picks], way: str
-) -> float:
-    micrographs = collection.by_name()
-    each = [_contrast(micrographs[n], images[n], p, collection.diameter_px, way) for n, p in labels.items() if len(p)]
-    return float(np.sum(each) / np.sqrt(len(each))) if each else 0.0
-
-
-def _contrast(micrograph: Micrograph, image: Image, picks: Picks, diameter_px: float, way: str) -> float:
-    """Return the z score of the band-passed grey values (Gaussians of D/4 and 3 D/4) at the positions."""
+def _band(image: Image, diameter_px: float) -> Float[np.ndarray, "h w"]:
+    """Return what is left between Gaussians of D/4 and 3 D/4."""
     unit = diameter_px / image.grid.dx
-    band = ndimage.gaussian_filter(image.data, unit / 4) - ndimage.gaussian_filter(image.data, 0.75 * unit)
-    column, row = np.rint(image.grid.from_micrograph(_turned(picks.xy, micrograph.shape, way))).astype(int).T
+    return ndimage.gaussian_filter(image.data, unit / 4) - ndimage.gaussian_filter(image.data, 0.75 * unit)
+
+
+def _contrast(band: Float[np.ndarray, "h w"], at: Float[np.ndarray, "n 2"]) -> float:
+    """Return the z score of the mean grey value at the positions (column, row)."""
+    column, row = np.rint(at).astype(int).T
     h, w = band.shape
     inside = (column >= 0) & (column < w) & (row >= 0) & (row < h)
     values = band[row[inside], column[inside]]

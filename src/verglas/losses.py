@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from verglas.errors import InputError
+from verglas.errors import InputError, check_range
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,12 @@ class Loss:
     tversky_fn: float = 0.7
 
     def __post_init__(self) -> None:
-        if self.bce + self.focal + self.dice + self.tversky <= 0:
+        weights = {"bce": self.bce, "focal": self.focal, "dice": self.dice, "tversky": self.tversky}
+        costs = {"tversky_fp": self.tversky_fp, "tversky_fn": self.tversky_fn}
+        check_range("loss", 0, 1000, **weights, **costs, focal_gamma=self.focal_gamma)
+        check_range("loss", 0.01, 0.99, focal_alpha=self.focal_alpha)
+        check_range("loss", 0.001, 1000, pos_weight=self.pos_weight)
+        if self.bce + self.focal + self.dice + self.tversky == 0:
             raise InputError("loss", "sum of weights", found=0, expected="a term with a weight above 0")
         if self.focal and self.focal_alpha != 0.5 and self.pos_weight != 1:
             odds = self.focal_alpha * self.pos_weight / (1 - self.focal_alpha)
@@ -82,9 +87,9 @@ def focal(
     logits: Float[Tensor, "*s"], target: Float[Tensor, "*s"], alpha: float, gamma: float, pos_weight: float = 1.0
 ) -> Float[Tensor, "*s"]:
     """Return the focal loss of each pixel. It is not proper: its outputs are no probabilities (arXiv 2011.09172)."""
-    p = torch.sigmoid(logits)
-    positive = alpha * pos_weight * target * (1 - p).pow(gamma) * functional.softplus(-logits)
-    return positive + (1 - alpha) * (1 - target) * p.pow(gamma) * functional.softplus(logits)
+    if_positive, if_negative = functional.softplus(-logits), functional.softplus(logits)  # -ln p, -ln(1 - p)
+    positive = alpha * pos_weight * target * torch.exp(-gamma * if_negative) * if_positive
+    return positive + (1 - alpha) * (1 - target) * torch.exp(-gamma * if_positive) * if_negative
 
 
 def tversky(

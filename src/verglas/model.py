@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from verglas.errors import InputError
+from verglas.errors import InputError, check_range
 from verglas.io._base import whole_file
 
 Norm = Literal["group", "batch", "none"]
@@ -30,6 +30,11 @@ class Shape:
     depth: int = 3
     norm: Norm = "batch"
     stem: int = 2
+
+    def __post_init__(self) -> None:
+        check_range("model", 1, 1024, width=self.width)
+        check_range("model", 0, 8, depth=self.depth)
+        check_range("model", 1, 16, stem=self.stem)
 
     @property
     def multiple(self) -> int:
@@ -55,7 +60,7 @@ class _Block(nn.Sequential):
 
 def _norm(norm: Norm, channels: int) -> nn.Module:
     if norm == "group":
-        return nn.GroupNorm(min(8, channels), channels)
+        return nn.GroupNorm(math.gcd(8, channels), channels)
     return nn.BatchNorm2d(channels) if norm == "batch" else nn.Identity()
 
 

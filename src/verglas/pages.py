@@ -99,3 +99,21 @@ def _close(picks: Picks, rule: Rule) -> Bool[np.ndarray, " n"]:
     """Tell which candidates score within the interval of the threshold."""
     low, high = rule.interval or (math.inf, math.inf)
     return (picks.score >= low) & (picks.score <= high)
+
+
+def at_threshold(
+    pages: Sequence[Page], rule: Rule, *, most: int = 12
+) -> tuple[list[tuple[float, bytes]], list[tuple[float, bytes]]]:
+    """Cut out the candidates that just count, and those that just do not: scores and JPEGs, nearest first."""
+    if rule.threshold is None:
+        return [], []
+    cut: list[tuple[float, bytes]] = []
+    for page in pages:
+        picks, nearness = page.picks, np.abs(page.picks.score - rule.threshold)
+        nearest, counts = np.argsort(nearness, kind="stable"), picks.score >= rule.threshold
+        few = np.concatenate([nearest[side[nearest]][:most] for side in (counts, ~counts)])
+        pieces = plots.crops(page.image, picks.xy[few], diameter_px=rule.diameter_px)
+        cut += zip(picks.score[few].tolist(), pieces, strict=True)
+    threshold = rule.threshold
+    cut.sort(key=lambda piece: abs(piece[0] - threshold))
+    return [c for c in cut if c[0] >= threshold][:most], [c for c in cut if c[0] < threshold][:most]

@@ -5,7 +5,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Self
 
 import torch
 
@@ -45,7 +44,7 @@ class Picker:
     pixel_size_angstrom: float | None
 
     @classmethod
-    def load(cls, run: str | Path, *, device: torch.device | None = None) -> Self:
+    def load(cls, run: str | Path, *, device: torch.device | None = None) -> "Picker":
         """Load a finished run; raise ``InputError`` where the folder is none."""
         opened, device = Run.open(run), device or torch.device("cpu")
         config = opened.config

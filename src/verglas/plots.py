@@ -222,7 +222,7 @@ def overlay(
     stroke, around = width * _STROKE, np.pi * diameter_px
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{left:g} {top:g} {width:g} {height:g}" role="img">',
-        f"<title>{escape(title)}</title>",
+        f"<title>{escape(''.join(filter(str.isprintable, title)))}</title>",
         f'<image x="{left:g}" y="{top:g}" width="{width:g}" height="{height:g}" href="{source}" '
         'preserveAspectRatio="none"/>',
     ]
@@ -261,22 +261,19 @@ def picture(image: Image, marks: Sequence[Marks], *, diameter_px: float, width: 
                 box = (x - radius, y - radius, x + radius, y + radius)
                 pen.arc(box, start, end, fill=kind.colour, width=max(2, round(2 * width * _STROKE * kind.weight)))
     drawn = canvas.resize((width, round(canvas.height / 2)), Pillow.Resampling.BOX)
-    return _encoded(drawn.quantize(48, Pillow.Quantize.FASTOCTREE), "PNG", optimize=True)
+    return _encoded(drawn.quantize(40, Pillow.Quantize.FASTOCTREE), "PNG", optimize=True)
 
 
 def crops(image: Image, xy: Float[np.ndarray, "n 2"], *, diameter_px: float, side: int = 72) -> list[bytes]:
     """Cut a square of two diameters around each position, as a JPEG of ``side`` pixels; outside it is black."""
     from PIL import Image as Pillow
 
-    left, top, width, _ = _outline(image)
+    left, top, width, height = _outline(image)
     drawn = _backdrop(image, diameter_px)
-    scale = drawn.width / width
-    boxes = [
-        tuple(round(edge) for edge in (*(at - diameter_px * scale), *(at + diameter_px * scale)))
-        for at in (xy - (left, top)) * scale
-    ]
-    small = (drawn.crop(box).resize((side, side), Pillow.Resampling.BICUBIC) for box in boxes)
-    return [_encoded(crop, "JPEG", quality=85) for crop in small]
+    scale = drawn.width / width, drawn.height / height
+    corners = (np.hstack((xy - diameter_px, xy + diameter_px)) - (left, top, left, top)) * (scale + scale)
+    cut = (drawn.crop(tuple(box)).resize((side, side), Pillow.Resampling.BICUBIC) for box in np.rint(corners).tolist())
+    return [_encoded(crop, "JPEG", quality=85) for crop in cut]
 
 
 def score_map(probability: Image) -> bytes:
@@ -382,17 +379,13 @@ def _operating_point(
     """Mark the last point of the curve that still counts, and all those a threshold of the interval may end at."""
     if threshold is None or not np.any(score >= threshold):
         return
-    first, at, last = (int(np.sum(score >= t)) - 1 for t in _falling(threshold, interval))
+    low, high = interval or (threshold, threshold)
+    first, at, last = (int(np.sum(score >= t)) - 1 for t in (high, threshold, low))
     if interval is not None:
         stretch = slice(max(first, 0), last + 1)
         style: dict[str, Any] = {"color": ORANGE, "linewidth": 5, "alpha": 0.55, "solid_capstyle": "butt"}
         axes.plot(recall[stretch], precision[stretch], label="95 % interval of the threshold", **style)
     axes.plot(recall[at], precision[at], "o", color=INK, markersize=6, label=f"threshold {threshold:.2f}")
-
-
-def _falling(threshold: float, interval: tuple[float, float] | None) -> tuple[float, float, float]:
-    low, high = interval or (threshold, threshold)
-    return high, threshold, low
 
 
 def _printable(name: str) -> str:

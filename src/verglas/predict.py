@@ -28,7 +28,8 @@ def output_grid(grid: Grid, stem: int) -> Grid:
 def probability(model: UNet, image: Image, *, precision: Precision = "float32", whole_px: int = LARGEST_WHOLE) -> Image:
     """Return the probability map of an image, on the grid of the logits.
 
-    Images larger than ``whole_px`` go through in overlapping tiles, with the same result.
+    Images larger than ``whole_px`` go through in overlapping tiles, with the same result unless the network
+    normalises over space (``norm="group"``).
     """
     stem = model.shape.stem
     h, w = image.data.shape

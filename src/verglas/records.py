@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +16,8 @@ class Record:
 
     def to_json(self) -> str:
         """Return the record as one line of JSON; what is not finite becomes null."""
-        return json.dumps({"kind": self.kind, **plain(asdict(self))}, allow_nan=False)
+        values = {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+        return json.dumps({"kind": self.kind, **values}, allow_nan=False)
 
 
 @dataclass(frozen=True, slots=True)

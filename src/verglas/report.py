@@ -17,12 +17,12 @@ from verglas.config import RunConfig
 from verglas.evaluate import OperatingPoint, evaluate, match, precision_recall_curve
 from verglas.holdout import Area
 from verglas.io._base import whole_file, write_text
+from verglas.pages import RADIUS, Page, Rule, at_threshold, choose_pages, judged, marks
 from verglas.plots import Marks, data_uri
 from verglas.runs import Run
 from verglas.types import Evaluation, Image, Picks, PickSet
 
-RADIUS = 0.5
-"""Reach of the matching in diameters, for pictures and curves."""
+__all__ = ["Page", "choose_pages", "overlay_file", "write_inspection", "write_report"]
 
 STRICT = 0.3
 """Reach at which chance is low: skill is claimed where this agrees."""
@@ -68,7 +68,8 @@ def write_report(
     areas = {name: _area(values) for name, values in split["validation"].items()}
     pages = [judged(page, rule) for page in pages]
     held_out = _held_out(validation, areas, pages, rule)
-    history = _history(run)
+    history, main = _history(run), evaluation or held_out
+    just, hardly = at_threshold(pages, rule)
     html = _render(
         "report.html.j2",
         title=f"Training {run.folder.resolve().name}",
@@ -79,13 +80,17 @@ def write_report(
         partial=run.config.data.labels_are == "partial",
         algorithm=run.config.algorithm.name,
         tables=[_table(name, e) for name, e in (("evaluated", evaluation), ("held out", held_out)) if e is not None],
-        figures=_figures(history, facts, evaluation or held_out, validation, rule),
+        figures=_figures(history, facts, main, validation, rule),
         shown=[_shown(why, page, rule, areas, split) for why, page in choose_pages(pages)],
         n_pages=len(pages),
+        pieces=[
+            (what, [(f"{score:.2f}", data_uri(piece, "image/jpeg")) for score, piece in side])
+            for what, side in (("Just counted", just), ("Just not counted", hardly))
+        ],
         warnings=_warnings(history, evaluation, held_out, split),
         failed=[(record["path"], record["reason"]) for record in history["failed"]],
         settings=_settings(run.config),
-        how=(evaluation or held_out).how if evaluation or held_out else None,
+        how=main.how if main is not None else None,
         commands=[(what, command.format(run=shlex.quote(str(run.folder)))) for what, command in COMMANDS],
     )
     path = path or run.folder / "report.html"
@@ -169,7 +174,7 @@ def _moved(picks: Picks, window: tuple[float, float, float, float] | None) -> Pi
 
 def _history(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Return the records by kind; where a training went on from an earlier step, the last word on a step counts."""
-    kinds = {kind: {} for kind in ("note", "failed", "progress", "validated")}
+    kinds: dict[str, dict[Any, dict[str, Any]]] = {kind: {} for kind in ("note", "failed", "progress", "validated")}
     records = run.records() if (run.folder / "records.jsonl").is_file() else iter(())
     for record in records:
         if record["kind"] in kinds:
@@ -193,9 +198,8 @@ def _warnings(
     if main is not None and (chance := _chance(main, STRICT)) and (f1 := _at(main, STRICT)["f1"]) is not None:
         best = max(chance.values())
         if f1 <= best:
-            sentences.append(
-                f"No skill: within {STRICT:g} D the picks reach F1 {f1:.2f}, and places chosen without looking {best:.2f}."
-            )
+            reached = f"within {STRICT:g} D the picks reach F1 {f1:.2f}, places chosen without looking {best:.2f}"
+            sentences.append(f"No skill: {reached}.")
     if evaluation is not None:
         names = {row["micrograph"] for row in evaluation.rows}
         seen = names & ({*split["labelled"]} | split["validation"].keys())
@@ -297,7 +301,7 @@ def _shown(why: str, page: Page, rule: Rule, areas: Mapping[str, Area], split: M
         window = _window(area, _extent(page.image))
     circles = marks(page, rule)
     picture = plots.overlay(page.image, circles, diameter_px=rule.diameter_px, title=page.name, window=window)
-    chart = page.probability and data_uri(plots.score_map(page.probability), "image/png")
+    chart = None if page.probability is None else data_uri(plots.score_map(page.probability), "image/png")
     return {
         "why": why, "page": page, "marks": circles, "picture": _inline(picture), "map": chart,
         "counted": len(page.picks.above(rule.threshold)), "role": _role(page.name, areas, split),
@@ -347,7 +351,8 @@ def _render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"figure": _figure, "duration": _duration}
-    return environment.get_template(template).render(**values)
+    html = environment.get_template(template).render(**values)
+    return html.encode("utf-8", "replace").decode()  # a file name need not be text
 
 
 def _figure(value: float | None) -> str:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from verglas import model as network
 from verglas.config import RunConfig
@@ -32,7 +32,7 @@ class Run:
     folder: Path
 
     @classmethod
-    def open(cls, folder: str | Path) -> Self:
+    def open(cls, folder: str | Path) -> "Run":
         """Open a finished run; raise ``InputError`` where it is none."""
         run = cls(Path(folder))
         for name in ("config.toml", "model.json", "model.safetensors"):

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.spatial import cKDTree
 
+from verglas.errors import check_range
 from verglas.types import Grid, Image, Picks
 
 
@@ -18,6 +19,10 @@ class Disc:
 
     core: float = 0.4
     ring: float = 0.6
+
+    def __post_init__(self) -> None:
+        check_range("target", 0.01, 2, core=self.core)
+        check_range("target", 0, 4, ring=self.ring)
 
     def draw(
         self, picks: Picks, image: Image, *, diameter_px: float, complete: bool = True

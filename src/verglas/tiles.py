@@ -25,7 +25,10 @@ class Tile:
 
 
 def cut(data: Float[Tensor, "h w"], size: int, margin: int, multiple: int) -> list[Tile]:
-    """Cut into tiles of at most ``size`` pixels a side, margins included; origins are multiples of ``multiple``."""
+    """Cut into tiles of about ``size`` pixels a side, margins included; origins are multiples of ``multiple``.
+
+    Tiles are larger than ``size`` where otherwise little but margins would be left.
+    """
     margin = -(-margin // multiple) * multiple
     step = max(multiple, (size - 2 * margin) // multiple * multiple)
     tiles = []

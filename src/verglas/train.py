@@ -11,7 +11,7 @@ import shutil
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,9 @@ def train(
         _save_state(run, trainer, fingerprint)
         record = Trained(str(folder), trainer.step, trainer.seconds, True, None, "stopped: repeat the command to go on")
     else:
-        point = trainer.operating_point()
-        _finish(run, trainer, recipe, point)
+        candidates = trainer.candidates(trainer.shipped())
+        point = trainer.operating_point(candidates)
+        _finish(run, trainer, recipe, point, candidates)
         record = Trained(str(folder), trainer.step, trainer.seconds, False, point.threshold, point.how)
     run.append(record)
     yield record
@@ -169,12 +170,15 @@ class Trainer:
         picks = [self._search(model, stored, stored.image()) for stored in self.materials.validation]
         return PickSet(tuple(map(self.materials.holdout.inside, picks)))
 
-    def operating_point(self) -> OperatingPoint:
-        """Choose the threshold on the held-out labels with the model that is shipped."""
-        return choose_threshold(
-            self.candidates(self.shipped()), self.materials.truth,
-            diameter_px=self.collection.diameter_px, seed=self.config.train.seed,
-        )  # fmt: skip
+    def operating_point(self, candidates: PickSet) -> OperatingPoint:
+        """Choose the threshold on the held-out labels; 0.5, and a sentence that says why, where there is no basis."""
+        truth, diameter_px = self.materials.truth, self.collection.diameter_px
+        labels = sum(map(len, truth.values()))
+        if not labels or not len(candidates):
+            why = f"0.5 for want of a basis: {labels} held-out labels and {len(candidates)} candidates there"
+            return OperatingPoint(0.5, why, 0.0, 0.0, 0.0, (0.0, 1.0), len(truth), labels)
+        point = choose_threshold(candidates, truth, diameter_px=diameter_px, seed=self.config.train.seed)
+        return replace(point, how=f"{point.how}; on {self.materials.holdout.how}")
 
     def _search(self, model: UNet, stored: Stored, image: Image) -> Picks:
         micrograph = self.collection.by_name()[stored.name]
@@ -288,7 +292,13 @@ def _materials(
     validation = [stored[n] for n in holdout.areas if n in stored]
     truth = {s.name: holdout.inside(collection.picks[s.name]) for s in validation}
     unlabelled = [s for n, s in stored.items() if n not in collection.picks]
-    return Materials(tuple(labelled), tuple(unlabelled), tuple(validation), holdout, truth, _prior(labelled))
+    prior = _prior(labelled)
+    if not prior:
+        raise InputError(
+            "labels", "labelled area for training", found="none", expected="some particles outside bad areas",
+            remedy="Label more particles, or look at verglas inspect: are the labels where the particles are?",
+        )  # fmt: skip
+    return Materials(tuple(labelled), tuple(unlabelled), tuple(validation), holdout, truth, prior)
 
 
 def _masks(
@@ -357,12 +367,12 @@ def _save_state(run: Run, trainer: Trainer, fingerprint: str) -> None:
         torch.save(trainer.state() | {"fingerprint": fingerprint}, path)
 
 
-def _finish(run: Run, trainer: Trainer, recipe: Preprocess, point: OperatingPoint) -> None:
+def _finish(run: Run, trainer: Trainer, recipe: Preprocess, point: OperatingPoint, candidates: PickSet) -> None:
     """Write the shipped model and all that picking needs, then drop what only training needed."""
     network.save(trainer.shipped(), run.folder)
     run.write_json("operating_point.json", point.to_dict())
     materials = trainer.materials
-    run.write_validation(trainer.candidates(trainer.shipped()), materials.truth)
+    run.write_validation(candidates, materials.truth)
     run.write_json("split.json", {
         "labelled": [s.name for s in materials.labelled], "unlabelled": [s.name for s in materials.unlabelled],
         "validation": {name: asdict(area) for name, area in materials.holdout.areas.items()},

@@ -27,11 +27,6 @@ class Grid:
     dx: float = 1.0
     dy: float = 1.0
 
-    def fourier_resized(self, old: tuple[int, int], new: tuple[int, int]) -> "Grid":
-        """Return the grid after Fourier cropping or padding from ``old`` to ``new``: pixel (0, 0) stays."""
-        (h, w), (m, n) = old, new
-        return replace(self, dx=self.dx * w / n, dy=self.dy * h / m)
-
     def area_resized(self, old: tuple[int, int], new: tuple[int, int]) -> "Grid":
         """Return the grid after averaging from ``old`` to ``new``: pixel (0, 0) moves, by 1.5 px at 4x."""
         (h, w), (m, n) = old, new
@@ -91,11 +86,14 @@ class Picks:
     source: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "xy", _frozen(np.reshape(self.xy, (-1, 2)), np.float64))
+        object.__setattr__(self, "xy", _frozen(self.xy, np.float64))
         object.__setattr__(self, "score", _frozen(self.score, np.float64))
-        if len(self.xy) != len(self.score):
+        if self.xy.shape != (len(self.score), 2):
             raise InputError(
-                self.micrograph, "number of scores", found=len(self.score), expected=f"{len(self.xy)}, one per pick"
+                self.micrograph,
+                "shape of positions",
+                found=self.xy.shape,
+                expected=f"({len(self.score)}, 2)",
             )
 
     def __len__(self) -> int:

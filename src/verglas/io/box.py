@@ -40,7 +40,7 @@ class Box(PicksFormat):
         if len(flat):
             found = "{:g} x {:g}".format(*rows[flat[0], 2:4])
             raise InputError(f"{path}:{lines[flat[0]]}", "box size", found=found, expected="at least 1 x 1")
-        return PickSet((alone(path, rows[:, :2] + rows[:, 2:4] / 2),))
+        return PickSet((alone(path, rows[:, :2] + np.floor(rows[:, 2:4] / 2)),))
 
     def write(self, path: Path, picks: PickSet, options: FormatOptions) -> None:
         """Write whole corners; for no pick a single empty line."""

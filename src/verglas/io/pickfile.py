@@ -2,12 +2,14 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, TextIO
 
 from verglas.errors import InputError
+from verglas.io._base import write_text
 from verglas.io.star import own_head, own_rows, own_tail
-from verglas.types import Picks
+from verglas.types import Picks, PickSet
 
 
 class PickFile:
@@ -25,9 +27,9 @@ class PickFile:
             )  # fmt: skip
         self._part, self._log = (self.path.with_name(f"{self.path.name}.{end}") for end in ("part", "done"))
         self.done: list[dict[str, Any]] = []
-        self._resume(key) or self._begin(key)
+        self._rows, self._done = self._resume(key) or self._begin(key)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "PickFile":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -36,17 +38,17 @@ class PickFile:
 
     def add(self, picks: Picks, shape: tuple[int, int]) -> None:
         """Add all candidates of one micrograph."""
-        self._rows.write("".join(own_rows(picks)).encode())
+        self._rows.write(own_rows(picks).encode())
         self._rows.flush()
         row = {"name": picks.micrograph, "shape": shape, "candidates": len(picks), "end": self._rows.tell()}
         self.done.append(row)
-        self._done.write(json.dumps(row) + "\n")
+        self._done.write(_line(row))
         self._done.flush()
 
-    def finish(self, **meaning: Any) -> Path:
-        """Write what the picks mean (fields of ``PickSet``) and put the file in its place."""
-        searched = {row["name"]: (tuple(row["shape"]), row["candidates"]) for row in self.done}
-        self._rows.write(own_tail(searched, **meaning).encode())
+    def finish(self, meaning: PickSet) -> Path:
+        """Write what the picks mean (``meaning`` without its picks) and put the file in its place."""
+        searched = {row["name"]: ((row["shape"][0], row["shape"][1]), row["candidates"]) for row in self.done}
+        self._rows.write(own_tail(searched, meaning).encode())
         self._rows.flush()
         os.fsync(self._rows.fileno())
         self.__exit__()
@@ -54,29 +56,35 @@ class PickFile:
         self._log.unlink()
         return self.path
 
-    def _begin(self, key: str) -> None:
+    def _begin(self, key: str) -> tuple[BinaryIO, TextIO]:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._rows = self._part.open("wb")
-        self._rows.write(own_head().encode())
-        self._rows.flush()
-        self._done = self._log.open("w", encoding="utf-8")
-        self._done.write(json.dumps({"key": key}) + "\n")
-        self._done.flush()
+        rows = self._part.open("wb")
+        rows.write(own_head().encode())
+        rows.flush()
+        return rows, self._logging(key)
 
-    def _resume(self, key: str) -> bool:
-        """Go on after the last micrograph that was written whole."""
+    def _resume(self, key: str) -> tuple[BinaryIO, TextIO] | None:
+        """Go on after the last micrograph that was written whole, if the files left behind are of this key."""
         if not (self._part.exists() and self._log.exists()):
-            return False
+            return None
         head, *lines = self._log.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
-        if head != json.dumps({"key": key}) + "\n":
-            return False
+        if head != _line({"key": key}):
+            return None
         size = self._part.stat().st_size
-        rows = [json.loads(line) for line in lines if line.endswith("\n")]
-        self.done = [row for row in rows if row["end"] <= size]
-        self._rows = self._part.open("r+b")
-        self._rows.truncate(self.done[-1]["end"] if self.done else len(own_head().encode()))
-        self._rows.seek(0, os.SEEK_END)
-        self._done = self._log.open("w", encoding="utf-8")
-        self._done.write(head + "".join(json.dumps(row) + "\n" for row in self.done))
-        self._done.flush()
-        return True
+        self.done = [row for row in map(json.loads, filter(_whole, lines)) if row["end"] <= size]
+        rows = self._part.open("r+b")
+        rows.truncate(self.done[-1]["end"] if self.done else len(own_head().encode()))
+        rows.seek(0, os.SEEK_END)
+        return rows, self._logging(key)
+
+    def _logging(self, key: str) -> TextIO:
+        write_text(self._log, _line({"key": key}) + "".join(map(_line, self.done)))
+        return self._log.open("a", encoding="utf-8")
+
+
+def _line(values: Mapping[str, Any]) -> str:
+    return json.dumps(values) + "\n"
+
+
+def _whole(line: str) -> bool:
+    return line.endswith("\n")

@@ -163,6 +163,12 @@ def format_star(blocks: Iterable[Block], version: int | None = 30001) -> str:
 
 
 def _format_block(block: Block, version: int | None) -> Iterator[str]:
+    yield from _format_head(block, version)
+    yield from _format_rows(block.columns)
+    yield "\n"
+
+
+def _format_head(block: Block, version: int | None) -> Iterator[str]:
     yield "" if version is None else f"\n# version {version}\n"
     yield f"\ndata_{block.name}\n\n"
     for label, value in block.pairs.items():
@@ -170,9 +176,11 @@ def _format_block(block: Block, version: int | None) -> Iterator[str]:
     if block.columns:
         yield "loop_ \n"
         yield from (f"{label} #{at} \n" for at, label in enumerate(block.columns, 1))
-        columns = [[_quoted(value).rjust(12) for value in column] for column in block.columns.values()]
-        yield from (" ".join(row) + " \n" for row in zip(*columns, strict=True))
-    yield "\n"
+
+
+def _format_rows(columns: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    padded = [[_quoted(value).rjust(12) for value in column] for column in columns.values()]
+    yield from (" ".join(row) + " \n" for row in zip(*padded, strict=True))
 
 
 def _quoted(value: str) -> str:
@@ -214,7 +222,7 @@ class Relion(PicksFormat):
         if plain and not picks.shapes and not any(value is not None for value in meaning):
             write_text(path, format_star([Block("", columns=relion_columns(picks.picks[0]))]))
         else:
-            write_text(path, _MARK + format_star(_own_blocks(picks)))
+            write_text(path, _own_text(picks))
 
 
 def relion_columns(picks: Picks, decimals: int = 3) -> dict[str, list[str]]:
@@ -317,27 +325,49 @@ _COUNT, _HOW = "_verglasMicrographs", "_verglasThresholdHow"
 _HEIGHT, _WIDTH, _CANDIDATES = "_verglasHeight", "_verglasWidth", "_verglasCandidates"
 
 
-def _own_blocks(picks: PickSet) -> list[Block]:
-    """Return the blocks of our pick file; positions first, because RELION reads the first block only."""
+def own_head() -> str:
+    """Return how our pick file begins; rows follow, so that it can be written while picking goes on."""
+    return _MARK + "".join(_format_head(Block("particles", columns=_own_columns([])), 30001))
+
+
+def own_rows(picks: Picks) -> str:
+    """Return the rows of one micrograph in our pick file."""
+    return "".join(_format_rows(_own_columns([picks])))
+
+
+def own_tail(searched: Mapping[str, tuple[tuple[int, int], int]], meaning: PickSet) -> str:
+    """Return how our pick file ends: what its picks mean, and (h, w) and candidates of each micrograph searched."""
+    return "\n" + format_star(_own_blocks(searched, meaning))
+
+
+def _own_columns(picks: Sequence[Picks]) -> dict[str, list[str]]:
     xy = np.concatenate([np.zeros((0, 2)), *(part.xy for part in picks)])
     score = np.concatenate([np.zeros(0), *(part.score for part in picks)])
     names = [part.micrograph for part in picks for _ in range(len(part))]
-    known = {label: getattr(picks, name) for name, label in _MEANING.items()}
+    return {MICROGRAPH: names, **relion_columns(Picks("", xy, score))}
+
+
+def _own_text(picks: PickSet) -> str:
+    """Return our pick file; positions first, because RELION reads the first block only."""
+    searched = {part.micrograph: (picks.shapes.get(part.micrograph, (0, 0)), len(part)) for part in picks}
+    return own_head() + "".join(map(own_rows, picks)) + own_tail(searched, picks)
+
+
+def _own_blocks(searched: Mapping[str, tuple[tuple[int, int], int]], meaning: PickSet) -> list[Block]:
+    known = {label: getattr(meaning, name) for name, label in _MEANING.items()}
     pairs = {
         "_verglasVersion": __version__,
-        _COUNT: str(len(picks.picks)),
+        _COUNT: str(len(searched)),
         **{label: f"{value:.6f}" for label, value in known.items() if value is not None},
-        _HOW: " ".join(picks.threshold_how.replace('"', "'").split()),
+        _HOW: " ".join(meaning.threshold_how.replace('"', "'").split()),
     }
-    shapes = [picks.shapes.get(part.micrograph, (0, 0)) for part in picks]
-    searched = {
-        MICROGRAPH: [part.micrograph for part in picks],
-        _HEIGHT: [str(height) for height, _ in shapes],
-        _WIDTH: [str(width) for _, width in shapes],
-        _CANDIDATES: [str(len(part)) for part in picks],
+    table = {
+        MICROGRAPH: list(searched),
+        _HEIGHT: [str(shape[0]) for shape, _ in searched.values()],
+        _WIDTH: [str(shape[1]) for shape, _ in searched.values()],
+        _CANDIDATES: [str(candidates) for _, candidates in searched.values()],
     }
-    table = {MICROGRAPH: names, **relion_columns(Picks("", xy, score))}
-    return [Block("particles", columns=table), Block("verglas", pairs), Block("verglas_micrographs", columns=searched)]
+    return [Block("verglas", pairs), Block("verglas_micrographs", columns=table)]
 
 
 def _read_own(path: Path, blocks: Mapping[str, Block]) -> PickSet:

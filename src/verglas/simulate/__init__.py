@@ -8,7 +8,7 @@ from verglas.simulate.dataset import Written, write_dataset
 from verglas.simulate.exposure import contrast_transfer
 from verglas.simulate.micrograph import Simulated, Simulator, simulate
 from verglas.simulate.particles import SHAPES
-from verglas.simulate.scene import DEMO, Scene
+from verglas.simulate.scene import DEMO, Scene, scene_with
 
 __all__ = [
     "DEMO",
@@ -18,6 +18,7 @@ __all__ = [
     "Simulator",
     "Written",
     "contrast_transfer",
+    "scene_with",
     "simulate",
     "write_dataset",
 ]

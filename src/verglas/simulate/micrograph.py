@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Float32
 
 from verglas.errors import InputError
 from verglas.simulate import exposure
-from verglas.simulate.particles import SHAPES, make_particle, project, read_particle
+from verglas.simulate.particles import find_particle, project
 from verglas.simulate.scene import Scene
 from verglas.simulate.surroundings import Canvas, add_lens, draw_ice, draw_junk
 from verglas.types import Picks
@@ -42,8 +42,8 @@ class Simulator:
     """Make micrographs of one scene; the particle is read or built once."""
 
     def __init__(self, scene: Scene) -> None:
-        self.scene, pixel, kind = scene, scene.pixel_size_angstrom, scene.particle
-        self.particle = make_particle(kind, scene.diameter_angstrom) if kind in SHAPES else read_particle(kind)
+        self.scene, pixel = scene, scene.pixel_size_angstrom
+        self.particle = find_particle(scene.particle, scene.diameter_angstrom)
         self.diameter_px = self.particle.diameter_angstrom / pixel
         self._apart_px = max(0.0, self.diameter_px + scene.minimum_gap_angstrom / pixel)
         self._refuse_crowd()

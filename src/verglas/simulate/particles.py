@@ -44,6 +44,16 @@ class Particle:
         return 2 * float(np.linalg.norm(self.xyz, axis=1).max())
 
 
+def find_particle(kind: str, diameter_angstrom: float) -> Particle:
+    """Make one of ``SHAPES``, or read the file of that name."""
+    if kind in SHAPES:
+        return make_particle(kind, diameter_angstrom)
+    if not Path(kind).suffix:
+        expected = f"one of {', '.join(SHAPES)}, or the path of a PDB or mmCIF file"
+        raise InputError("scene", "particle", found=repr(kind), expected=expected)
+    return read_particle(kind)
+
+
 def make_particle(shape: str, diameter_angstrom: float) -> Particle:
     """Fill one of ``SHAPES`` with points; in the mean it is as dense, against water, as protein is."""
     axis = (np.arange(_POINTS_ACROSS) + 0.5) / _POINTS_ACROSS * 2 - 1

@@ -1,7 +1,8 @@
 """The knobs of a simulation."""
 
-from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import Field, asdict, dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any
 
@@ -100,6 +101,20 @@ class Scene:
     def interaction(self) -> float:
         """The phase shift per projected potential, in rad/(V Å)."""
         return (1 + self.voltage_kv / 510.999) * self.wavelength_angstrom / PER_SCATTERING_LENGTH
+
+
+def scene_with(scene: Scene, settings: Iterable[str]) -> Scene:
+    """Return the scene with knobs set by ``name=value``, the value as in TOML; a bare word is text."""
+    table = asdict(scene)
+    for text in settings:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError("scene", "setting", found=repr(text), expected="name=value, as dose_per_angstrom2=20")
+        try:
+            table[name.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            table[name.strip()] = value.strip()
+    return Scene.from_table(table)
 
 
 def _checked(knob: Field[Any], value: Any) -> Any:

@@ -1,0 +1,210 @@
+"""Training: the same bytes however often it is interrupted, nothing of the test set, the best model shipped."""
+
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from verglas.config import DataSettings, RunConfig
+from verglas.errors import InputError
+from verglas.io.collections import collect
+from verglas.io.micrographs import write_mrc
+from verglas.records import Note, Prepared, Progress, Record, Trained, Validated
+from verglas.runs import Run
+from verglas.train import resolved_device, train, update_average
+from verglas.types import Collection
+
+SIDE, DIAMETER = 160, 16.0
+SETTINGS = (
+    "model.width=4", "model.depth=2", "train.steps=8", "train.crop=64", "train.batch=2", "train.validate_every=4",
+    "train.save_every=4", "train.threads=1", "train.precision='float32'", "preprocess.working_diameter_px=16",
+)  # fmt: skip
+
+
+def blobs(generator: np.random.Generator, xy: np.ndarray) -> np.ndarray:
+    """Dark discs in noise."""
+    y, x = np.mgrid[:SIDE, :SIDE]
+    image = generator.normal(size=(SIDE, SIDE))
+    for cx, cy in xy:
+        image -= 2.5 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * (DIAMETER / 4) ** 2))
+    return image.astype(np.float32)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three micrographs, two of them labelled."""
+    generator = np.random.default_rng(0)
+    for number in range(3):
+        xy = np.stack(np.meshgrid([24.0, 64, 104, 136], [24.0, 64, 104, 136]), -1).reshape(-1, 2)
+        xy = xy + generator.uniform(-6, 6, xy.shape)
+        write_mrc(tmp_path / "mics" / f"m{number}.mrc", blobs(generator, xy), 2.0)
+        if number < 2:
+            (tmp_path / "labels").mkdir(exist_ok=True)
+            np.savetxt(tmp_path / "labels" / f"m{number}.csv", xy, "%.3f", ",", header="x,y", comments="")
+    return tmp_path
+
+
+def configured(data: Path, *settings: str) -> RunConfig:
+    where = DataSettings((str(data / "mics"),), str(data / "labels"), diameter_px=DIAMETER)
+    return replace(RunConfig(), data=where).with_settings([*SETTINGS, *settings])
+
+
+def collection(data: Path) -> Collection:
+    return collect([data / "mics"], data / "labels", diameter_px=DIAMETER).collection
+
+
+def run(data: Path, name: str, *settings: str, stop: threading.Event | None = None, at: int = 0) -> list[Record]:
+    """Train; ask for a stop once step ``at`` is reached."""
+    records = []
+    for record in train(collection(data), configured(data, *settings), data / name, stop=stop):
+        records.append(record)
+        if stop is not None and isinstance(record, Validated) and record.step >= at:
+            stop.set()
+    return records
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(data: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(data, name, f"train.seed={seed}")
+    assert weights(data / "a") == weights(data / "b") != weights(data / "c")
+
+
+def test_a_run_that_was_stopped_ends_in_the_bytes_of_one_that_was_not(data: Path) -> None:
+    run(data, "whole")
+    stop = threading.Event()
+    records = run(data, "parts", stop=stop, at=4)
+    assert isinstance(records[-1], Trained)
+    assert records[-1].stopped
+    assert not (data / "parts" / "model.safetensors").exists()
+    with pytest.raises(InputError, match="Repeat the train command"):
+        Run.open(data / "parts")
+    records = run(data, "parts")
+    assert any(isinstance(record, Note) and "goes on at step 4 of 8" in record.text for record in records)
+    assert weights(data / "parts") == weights(data / "whole")
+    same = "operating_point.json"
+    assert (data / "parts" / same).read_text() == (data / "whole" / same).read_text()
+
+
+def test_an_unfinished_run_goes_on_only_with_its_own_settings_and_labels(data: Path) -> None:
+    stop = threading.Event()
+    run(data, "parts", stop=stop, at=4)
+    with pytest.raises(InputError, match="other settings or data"):
+        run(data, "parts", "train.rate=0.002")
+    (data / "labels" / "m1.csv").write_text("x,y\n20,20\n60,60\n100,100\n")
+    with pytest.raises(InputError, match="other settings or data"):
+        run(data, "parts")
+
+
+def test_a_finished_run_is_not_overwritten(data: Path) -> None:
+    run(data, "a")
+    before = weights(data / "a")
+    with pytest.raises(InputError, match="Choose another --out"):
+        run(data, "a")
+    assert weights(data / "a") == before
+
+
+def test_records_are_streamed_and_written(data: Path) -> None:
+    records = run(data, "a")
+    kinds = [type(record) for record in records]
+    assert kinds[0] is Note
+    assert kinds.count(Prepared) == 2, "the unlabelled micrograph is not needed by supervised learning"
+    assert [r.step for r in records if isinstance(r, Progress)] == [1, 8]
+    assert [r.step for r in records if isinstance(r, Validated)] == [4, 8]
+    written = [json.loads(line) for line in (data / "a" / "records.jsonl").read_text().splitlines()]
+    assert [line["kind"] for line in written] == [record.kind for record in records]
+
+
+def test_the_folder_says_enough_to_repeat_it(data: Path) -> None:
+    run(data, "a")
+    opened = Run.open(data / "a")
+    assert opened.config == configured(data)
+    assert opened.facts()["preprocess_hash"] == opened.preprocess().hash
+    candidates, truth = opened.validation()
+    assert {p.micrograph for p in candidates} == set(truth) == {"m0", "m1"}
+    assert opened.operating_point_for(0.01).threshold <= max(p.score.max() for p in candidates)
+    assert not (data / "a" / "prepared").exists()
+    assert not (data / "a" / "resume.pt").exists()
+
+
+def test_a_recipe_that_was_edited_is_refused(data: Path) -> None:
+    run(data, "a")
+    config = data / "a" / "config.toml"
+    config.write_text(config.read_text().replace("clip = 5.0", "clip = 4.0"))
+    with pytest.raises(InputError, match="preprocess hash"):
+        Run.open(data / "a")
+
+
+def test_held_out_labels_teach_nothing(data: Path) -> None:
+    """Other labels inside the held-out strips give the same weights, up to which step is shipped."""
+    run(data, "a", "train.validate_every=8")
+    held = Run.open(data / "a").split()["validation"]
+    for name, area in held.items():
+        path = data / "labels" / f"{name}.csv"
+        xy = np.loadtxt(path, delimiter=",", skiprows=1)
+        low, high = (area[end] if area[end] is not None else far for end, far in (("low", -np.inf), ("high", np.inf)))
+        inside = (xy[:, area["axis"]] > low + DIAMETER) & (xy[:, area["axis"]] < high - DIAMETER)
+        assert inside.any()
+        xy[inside] += np.where(np.arange(2) == area["axis"], 0.0, 5.0)
+        np.savetxt(path, xy, "%.3f", ",", header="x,y", comments="")
+    run(data, "b", "train.validate_every=8")
+    assert Run.open(data / "b").split()["validation"] == held
+    assert weights(data / "a") == weights(data / "b")
+
+
+def test_bad_labelled_micrographs_are_passed_over_until_none_is_left(data: Path) -> None:
+    for number in range(2):
+        path = data / "mics" / f"m{number}.mrc"
+        held = bytearray(path.read_bytes())
+        held[-4:] = np.float32(np.nan).tobytes()
+        path.write_bytes(held)
+        if number == 0:
+            records = run(data, "a")
+            assert [r.kind for r in records].count("failed") == 1
+            assert Run.open(data / "a").split()["labelled"] == ["m1"]
+    with pytest.raises(InputError, match="none that can be read"):
+        run(data, "b")
+
+
+def test_without_labels_the_remedy_is_said(data: Path) -> None:
+    unlabelled = replace(collection(data), picks={})
+    with pytest.raises(InputError, match="verglas inspect"):
+        list(train(unlabelled, configured(data), data / "a"))
+
+
+def test_learning_lowers_the_loss_and_finds_the_blobs(data: Path) -> None:
+    records = run(data, "a", "train.steps=120", "train.validate_every=40", "model.width=8", "train.batch=4", "train.rate=0.01")
+    losses = [record.loss for record in records if isinstance(record, Progress)]
+    assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
+    assert max(record.ap for record in records if isinstance(record, Validated)) > 0.8
+
+
+def test_the_average_follows_its_closed_form_buffers_included() -> None:
+    """Warm-up: the mean of what came so far; then a geometric series. Integers are copied."""
+    student, average = nn.BatchNorm2d(1), nn.BatchNorm2d(1)
+    values = [3.0, -1.0, 4.0, 1.5]
+    for step, value in enumerate(values):
+        nn.init.constant_(student.weight, value)
+        student.running_mean.fill_(2 * value)
+        student.num_batches_tracked.fill_(step)
+        update_average(average, student, step, span=1e9)
+    assert average.weight.item() == pytest.approx(np.mean(values))
+    assert average.running_mean.item() == pytest.approx(2 * np.mean(values))
+    assert average.num_batches_tracked.item() == 3
+    for step in range(100, 160):
+        update_average(average, student, step, span=10.0)
+    assert average.weight.item() == pytest.approx(1.5 + (np.mean(values) - 1.5) * 2**-6)
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    assert resolved_device("cpu") == torch.device("cpu")
+    with pytest.raises(InputError, match="auto, cpu, cuda or cuda:N"):
+        resolved_device("abacus")
