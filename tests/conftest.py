@@ -1,9 +1,12 @@
 """Fixtures shared by all tests. One torch thread: faster for small work, and the same on every machine."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+
+from toy import configured, write_toy
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +16,29 @@ def real_data() -> Path:
     if not (folder / "bgal_10017").is_dir():
         pytest.skip(f"real micrographs not found in {folder}; set VERGLAS_DATA")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Keep to one torch thread."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy data set with a run that has learned it; do not write there."""
+    from verglas import api
+
+    folder = write_toy(tmp_path_factory.mktemp("toy"), micrographs=5)
+    settings = ("train.steps=120", "train.validate_every=40", "model.width=8", "train.batch=4", "train.rate=0.01")
+    list(api.train(configured(folder, *settings), folder / "run"))
+    return folder
+
+
+@pytest.fixture
+def trained(trained_once: Path, tmp_path: Path) -> Path:
+    """A copy of the trained toy that a test may spoil."""
+    shutil.copytree(trained_once, tmp_path / "toy")
+    return tmp_path / "toy"

@@ -241,6 +241,15 @@ def test_pickers_that_write_many_micrographs_into_one_table(tmp_path: Path) -> N
     ]
 
 
+def test_picks_of_a_micrograph_keep_their_order(tmp_path: Path) -> None:
+    generator = np.random.default_rng(5)
+    which, x = generator.integers(0, 3, 1000), np.arange(1000)
+    rows = "".join(f"m{w}.mrc {v} 0\n" for w, v in zip(which, x, strict=True))
+    text = "data_\nloop_\n_rlnMicrographName\n_rlnCoordinateX\n_rlnCoordinateY\n" + rows
+    for part in read_picks(star(tmp_path, text)):
+        np.testing.assert_array_equal(part.xy[:, 0], x[which == int(part.micrograph[1])])
+
+
 def test_two_micrographs_that_would_be_joined_are_refused(tmp_path: Path) -> None:
     text = "data_\nloop_\n_rlnMicrographName\n_rlnCoordinateX\n_rlnCoordinateY\none/a.mrc 1 2\ntwo/a.mrc 3 4\n"
     with pytest.raises(InputError, match=r"micrograph is 'one/a\.mrc' and 'two/a\.mrc'"):
@@ -405,6 +414,16 @@ def test_one_micrograph_without_meaning_is_written_plain(tmp_path: Path) -> None
     assert [part.micrograph for part in read_picks(tmp_path / "other.star")] == ["mic3"]
     write_picks(tmp_path / "mic3.star", replace(alone, threshold=0.5), counted_only=False)
     assert read_picks(tmp_path / "mic3.star").threshold == 0.5
+
+
+def test_names_in_a_pick_file_are_taken_as_they_are(tmp_path: Path) -> None:
+    """Elsewhere ``_topaz`` and ``.png`` would be cut off; here the name is already the micrograph's."""
+    names = ["mic_topaz", "mic", "mic.png", "a/mic"]
+    parts = [Picks(name, np.full((n, 2), 1.0), np.ones(n)) for n, name in enumerate(names)]
+    write_picks(tmp_path / "picks.star", PickSet(tuple(parts)), counted_only=False)
+    assert {part.micrograph: len(part) for part in read_picks(tmp_path / "picks.star")} == {
+        name: n for n, name in enumerate(names)
+    }
 
 
 # --- the folder for RELION ---

@@ -10,48 +10,18 @@ import pytest
 import torch
 from torch import nn
 
-from verglas.config import DataSettings, RunConfig
+from toy import DIAMETER, configured, write_toy
 from verglas.errors import InputError
 from verglas.io.collections import collect
-from verglas.io.micrographs import write_mrc
 from verglas.records import Note, Prepared, Progress, Record, Trained, Validated
 from verglas.runs import Run
 from verglas.train import resolved_device, train, update_average
 from verglas.types import Collection
 
-SIDE, DIAMETER = 160, 16.0
-SETTINGS = (
-    "model.width=4", "model.depth=2", "train.steps=8", "train.crop=64", "train.batch=2", "train.validate_every=4",
-    "train.save_every=4", "train.threads=1", "train.precision='float32'", "preprocess.working_diameter_px=16",
-)  # fmt: skip
-
-
-def blobs(generator: np.random.Generator, xy: np.ndarray) -> np.ndarray:
-    """Dark discs in noise."""
-    y, x = np.mgrid[:SIDE, :SIDE]
-    image = generator.normal(size=(SIDE, SIDE))
-    for cx, cy in xy:
-        image -= 2.5 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * (DIAMETER / 4) ** 2))
-    return image.astype(np.float32)
-
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Three micrographs, two of them labelled."""
-    generator = np.random.default_rng(0)
-    for number in range(3):
-        xy = np.stack(np.meshgrid([24.0, 64, 104, 136], [24.0, 64, 104, 136]), -1).reshape(-1, 2)
-        xy = xy + generator.uniform(-6, 6, xy.shape)
-        write_mrc(tmp_path / "mics" / f"m{number}.mrc", blobs(generator, xy), 2.0)
-        if number < 2:
-            (tmp_path / "labels").mkdir(exist_ok=True)
-            np.savetxt(tmp_path / "labels" / f"m{number}.csv", xy, "%.3f", ",", header="x,y", comments="")
-    return tmp_path
-
-
-def configured(data: Path, *settings: str) -> RunConfig:
-    where = DataSettings((str(data / "mics"),), str(data / "labels"), diameter_px=DIAMETER)
-    return replace(RunConfig(), data=where).with_settings([*SETTINGS, *settings])
+    return write_toy(tmp_path)
 
 
 def collection(data: Path) -> Collection:
@@ -181,7 +151,9 @@ def test_without_labels_the_remedy_is_said(data: Path) -> None:
 
 
 def test_learning_lowers_the_loss_and_finds_the_blobs(data: Path) -> None:
-    records = run(data, "a", "train.steps=120", "train.validate_every=40", "model.width=8", "train.batch=4", "train.rate=0.01")
+    records = run(
+        data, "a", "train.steps=120", "train.validate_every=40", "model.width=8", "train.batch=4", "train.rate=0.01"
+    )
     losses = [record.loss for record in records if isinstance(record, Progress)]
     assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:3])
     assert max(record.ap for record in records if isinstance(record, Validated)) > 0.8

@@ -25,7 +25,7 @@ class InputError(ValueError):
         super().__init__(f"{message} {remedy}".strip())
 
 
-def check_range(where: str, low: float, high: float, **settings: float) -> None:
+def check_range(where: str, low: float, high: float, /, **settings: float) -> None:
     """Raise ``InputError`` for the first setting that is not a number from ``low`` to ``high``."""
     for name, value in settings.items():
         if not low <= value <= high:

@@ -42,8 +42,10 @@ _ONE_AT_A_TIME = threading.Lock()  # the style of matplotlib is one for the whol
 _MOST_NAMES = 40
 _LONGEST_NAME = 28
 
-_WIDEST = 1400
+_WIDEST = 1100
 """Pixels of the longer side of a picture that is shown; finer ones are reduced."""
+
+_MAP_WIDEST = 450
 
 _STROKE = 1 / 480
 """Width of a circle's line as a share of the picture's width."""
@@ -218,7 +220,7 @@ def overlay(
     ``window`` (left, top, right, bottom) is dimmed.
     """
     left, top, width, height = _outline(image)
-    source = data_uri(_encoded(_backdrop(image, diameter_px), "JPEG", quality=82), "image/jpeg")
+    source = data_uri(_encoded(_backdrop(image, diameter_px), "JPEG", quality=76), "image/jpeg")
     stroke, around = width * _STROKE, np.pi * diameter_px
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{left:g} {top:g} {width:g} {height:g}" role="img">',
@@ -277,11 +279,13 @@ def crops(image: Image, xy: Float[np.ndarray, "n 2"], *, diameter_px: float, sid
 
 
 def score_map(probability: Image) -> bytes:
-    """Draw a probability map as a PNG, from dark blue (0) to yellow (1); bad areas are grey."""
+    """Draw a probability map as a small PNG, from dark blue (0) to yellow (1); bad areas are grey."""
     from matplotlib import colormaps
     from PIL import Image as Pillow
 
-    level = np.where(probability.valid, np.rint(np.clip(probability.data, 0, 1) * 254), 255).astype(np.uint8)
+    every = -(-max(probability.data.shape) // _MAP_WIDEST)
+    data, valid = probability.data[::every, ::every], probability.valid[::every, ::every]
+    level = np.where(valid, np.rint(np.clip(data, 0, 1) * 254), 255).astype(np.uint8)
     ramp = np.vstack((colormaps["cividis"](np.linspace(0, 1, 255))[:, :3], (0.5, 0.5, 0.5)))
     drawn = Pillow.fromarray(level)
     drawn.putpalette(np.rint(ramp * 255).astype(np.uint8).tobytes())

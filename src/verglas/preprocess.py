@@ -82,7 +82,7 @@ class Preprocess:
         new = self.working_shape(inner.shape)
         grid = Grid().cropped(frame[0].start, frame[1].start).area_resized(inner.shape, new)
         dead = _dead(inner)
-        filled = np.where(dead, np.median(_enough(inner[~dead])), inner) if dead.any() else inner
+        filled = np.where(dead, np.median(inner[~dead]), inner) if dead.any() else inner
         small = resize(filled, new, workers=workers)
         valid = ~_touched(dead, new) if dead.any() else np.ones(new, bool)
         valid &= ~self._outliers(small, valid)
@@ -171,16 +171,11 @@ def _touched(mask: Bool[np.ndarray, "h w"], new: tuple[int, int]) -> Bool[np.nda
 
 def _centre_and_spread(values: Float[np.ndarray, " n"]) -> tuple[float, float]:
     """Return median and MAD (as a standard deviation) of at most 2^16 values evenly spread over the array."""
-    sample = _enough(values)[:: max(1, len(values) >> 16)]
-    centre = float(np.median(sample))
-    return centre, float(np.median(np.abs(sample - centre))) * _MAD_TO_SD
-
-
-def _enough(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Pass on grey values if there are enough to measure by."""
     if len(values) < 16:
         raise InputError("micrograph", "usable area", found="none", expected="some pixels outside gold and carbon")
-    return values
+    sample = values[:: max(1, len(values) >> 16)]
+    centre = float(np.median(sample))
+    return centre, float(np.median(np.abs(sample - centre))) * _MAD_TO_SD
 
 
 def _normalised(small: Float[np.ndarray, "m n"], valid: Bool[np.ndarray, "m n"], clip: float) -> np.ndarray:

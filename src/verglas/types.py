@@ -89,12 +89,8 @@ class Picks:
         object.__setattr__(self, "xy", _frozen(self.xy, np.float64))
         object.__setattr__(self, "score", _frozen(self.score, np.float64))
         if self.xy.shape != (len(self.score), 2):
-            raise InputError(
-                self.micrograph,
-                "shape of positions",
-                found=self.xy.shape,
-                expected=f"({len(self.score)}, 2)",
-            )
+            expected = f"({len(self.score)}, 2), a row per score"
+            raise InputError(self.micrograph, "shape of positions", found=self.xy.shape, expected=expected)
 
     def __len__(self) -> int:
         return len(self.xy)

@@ -97,16 +97,17 @@ def test_writing_twice_gives_the_same_bytes(form: PicksFormat, tmp_path: Path) -
 
 
 @every_format
+@pytest.mark.parametrize(("owner", "step"), [(os, "fsync"), (Path, "replace")])
 def test_a_failing_write_leaves_the_old_file(
-    form: PicksFormat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    form: PicksFormat, owner: object, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(form, tmp_path, picks_of(3))
     old = path.read_bytes()
 
-    def full(handle: int) -> None:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(owner, step, full)
     with pytest.raises(OSError, match="No space"):
         form.write(path, picks_of(5), OPTIONS)
     assert path.read_bytes() == old

@@ -152,8 +152,7 @@ def _check_row(words: Sequence[str], text: str, width: int, where: str, after_ga
         remedy = "Begin a block of its own for what follows the rows."
         raise InputError(where, "line", found=shown(text), expected="rows to the end of the block", remedy=remedy)
     if len(words) != width:
-        remedy = "The file may be truncated, or a value with blanks may lack its quotes."
-        expected = f"{width}, one for each label"
+        expected, remedy = f"{width}, one per label", "Is the file truncated, or a value with blanks without quotes?"
         raise InputError(where, "number of values", found=len(words), expected=expected, remedy=remedy)
 
 
@@ -187,7 +186,7 @@ def _quoted(value: str) -> str:
     """Return a value as it may stand in a row."""
     if not _NEEDS_QUOTES.search(value):
         return value
-    quote = next((q for q in "\"'" if not re.search(rf"{q}(\s|$)", value)), None)
+    quote = next((q for q in "\"'" if not re.search(rf"{q}(\s|#|$)", value)), None)  # what could end it too soon
     if quote is None or re.search(r"[\x00-\x1f\x7f]", value):
         raise InputError("STAR", "value", found=shown(value), expected="one line with one kind of quotes")
     return f"{quote}{value}{quote}"
@@ -307,8 +306,8 @@ def _follow(path: Path, listed: Block) -> Iterator[Picks]:
         found = next((root / file for root in (Path(), *path.resolve().parents) if os.path.isfile(root / file)), None)
         if found is None:
             remedy = "Work in the folder of the RELION project, or leave the micrograph out of the list."
-            expected = "a file in the project folder"
-            raise InputError(f"{path}:{line}", "coordinates", found=shown(file), expected=expected, remedy=remedy)
+            where, expected = f"{path}:{line}", "a file in the project folder"
+            raise InputError(where, "coordinates", found=shown(file), expected=expected, remedy=remedy)
         parts = _read_table(found, read_star(found)).picks
         if len(parts) > 1:
             raise InputError(found, "micrographs", found=len(parts), expected=f"one, as {path}:{line} lists it")
@@ -378,9 +377,8 @@ def _read_own(path: Path, blocks: Mapping[str, Block]) -> PickSet:
     table, meaning, searched = (blocks[name] for name in ("particles", "verglas", "verglas_micrographs"))
     names = list(distinct(path, searched.column(MICROGRAPH), str))
     if len(names) != len(searched.lines) or meaning.pair(_COUNT) != len(names):
-        raise _incomplete(
-            path, "number of micrographs", len(searched.lines), f"{meaning.pairs.get(_COUNT)}, all distinct"
-        )
+        expected = f"{meaning.pairs.get(_COUNT)}, all distinct"
+        raise _incomplete(path, "number of micrographs", len(searched.lines), expected)
     xy = np.column_stack([table.numbers(_X), table.numbers(_Y)])
     rows = by_micrograph(path, table.column(MICROGRAPH), xy, table.numbers(_SCORE), rename=str)
     parts = {part.micrograph: part for part in rows}

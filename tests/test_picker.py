@@ -1,0 +1,73 @@
+"""Picking: in order, the same alone or in a batch, and never stopped by a bad file."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from verglas.errors import InputError
+from verglas.evaluate import match
+from verglas.io.micrographs import read_micrograph
+from verglas.io.picks import read_picks
+from verglas.picker import AHEAD, Picker, _ahead
+
+DIAMETER = 16.0
+
+
+def test_one_micrograph_gives_the_same_alone_and_in_a_batch(trained_once: Path) -> None:
+    picker = Picker.load(trained_once / "run")
+    paths = sorted((trained_once / "mics").glob("*.mrc"))
+    together = dict(picker.pick_all([read_micrograph(path) for path in paths]))
+    for path in paths:
+        alone, found = picker.pick(path), together[read_micrograph(path)]
+        assert not isinstance(found, Exception)
+        np.testing.assert_array_equal(alone.xy, found.picks.xy)
+        np.testing.assert_array_equal(alone.score, found.picks.score)
+
+
+def test_unseen_blobs_are_found_where_they_are(trained_once: Path) -> None:
+    picker = Picker.load(trained_once / "run")
+    truth = read_picks(trained_once / "truth").by_name()
+    for name in ("m2", "m3", "m4"):
+        found = picker.pick(trained_once / "mics" / f"{name}.mrc")
+        best = found.where(np.arange(len(found)) < len(truth[name]))
+        right, _ = match(best.xy, best.score, truth[name].xy, 0.25 * DIAMETER)
+        assert right.mean() > 0.85
+
+
+def test_bad_files_are_reported_in_their_place(trained: Path) -> None:
+    paths = sorted((trained / "mics").glob("*.mrc"))
+    micrographs = [read_micrograph(path) for path in paths]
+    paths[1].write_bytes(paths[1].read_bytes()[:5000])
+    paths[3].unlink()
+    results = list(Picker.load(trained / "run").pick_all(micrographs))
+    assert [m.name for m, _ in results] == [m.name for m in micrographs]
+    assert [isinstance(result, Exception) for _, result in results] == [False, True, False, True, False]
+    assert "m1.mrc" in str(results[1][1])
+
+
+def test_another_pixel_size_is_refused_with_the_remedy(trained_once: Path) -> None:
+    picker = Picker.load(trained_once / "run")
+    other = replace(read_micrograph(trained_once / "mics" / "m2.mrc"), pixel_size_angstrom=1.5)
+    with pytest.raises(InputError, match="--pixel-size-angstrom"):
+        picker.prepare(other)
+
+
+def test_only_a_few_micrographs_are_read_ahead(trained_once: Path) -> None:
+    """Memory must not grow with the number of micrographs."""
+    micrograph = read_micrograph(trained_once / "mics" / "m2.mrc")
+    image = Picker.load(trained_once / "run").prepare(micrograph)
+    begun = []
+    stream = _ahead(lambda m: (begun.append(m), image)[1], [micrograph] * 50)
+    for taken in range(1, 11):
+        next(stream)[1].result()
+        assert len(begun) <= taken + AHEAD + 1
+    assert sum(1 for _ in stream) == 40
+
+
+def test_a_damaged_model_is_named(trained: Path) -> None:
+    path = trained / "run" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"model\.safetensors"):
+        Picker.load(trained / "run")
