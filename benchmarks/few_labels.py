@@ -2,7 +2,7 @@
 
     python benchmarks/few_labels.py                                   # the table of the manual: test micrographs
     python benchmarks/few_labels.py --on rest --set model.width=24    # choosing settings: never on test micrographs
-    python benchmarks/few_labels.py --table                           # print what is in the results
+    python benchmarks/few_labels.py --on test --table                 # print what is in the results
 
 Each row of ``results/few_labels.jsonl`` is one training. A row that is there is not computed again, so an
 interrupted call goes on. The labelled micrographs of draw d are drawn by ``default_rng(d)`` from those not on the
@@ -35,7 +35,7 @@ RESULTS = HERE / "results" / "few_labels.jsonl"
 
 
 def main() -> None:
-    options = _options()
+    options = _options(None)
     done = {row["key"] for row in _rows()}
     for cell in _cells(options):
         key = hashlib.blake2b(json.dumps(cell, sort_keys=True).encode(), digest_size=6).hexdigest()
@@ -45,11 +45,16 @@ def main() -> None:
         with RESULTS.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(_line(row), flush=True)
-    for line in _table([row for row in _rows() if row["on"] == options.on]):
-        print(line)
+    print("\n".join(_table([row for row in _rows() if row["on"] == options.on])))
 
 
-def _options() -> argparse.Namespace:
+def tables(arguments: list[str]) -> list[str]:
+    """Return the table that these arguments print, for the docs."""
+    options = _options(arguments)
+    return list(_table([row for row in _rows() if row["on"] == options.on]))
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared" / "data")
     parser.add_argument("--sets", default=",".join(SETS))
@@ -58,7 +63,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--on", choices=("test", "rest"), default="test")
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--table", action="store_true")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def _cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:

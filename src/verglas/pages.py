@@ -70,7 +70,7 @@ def choose_pages(pages: Sequence[Page]) -> tuple[tuple[str, Page], ...]:
     elif known:
         chosen = [("best", known[-1]), ("worst", known[0])]
     for why, place in (("most uncertain", -1), ("most certain", 0)):
-        pass
+        rest = [page for page in rest if all(page is not other for _, other in chosen)]
         if rest and (why == "most uncertain" or len(known) < 2):
             chosen.append((why, rest[place]))
     return tuple(chosen)

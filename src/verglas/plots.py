@@ -346,7 +346,7 @@ def _svg(draw: "Callable[[Figure], None]", width: float, height: float) -> str:
         figure = Figure(figsize=(width, height), layout="constrained")
         canvas = FigureCanvasSVG(figure)
         draw(figure)
-        canvas.print_svg(buffer, metadata={"Date": None})
+        canvas.print_svg(buffer)
     text = buffer.getvalue()
     return re.sub(r"<metadata>.*?</metadata>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
 

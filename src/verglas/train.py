@@ -293,6 +293,12 @@ def _materials(
     truth = {s.name: holdout.inside(collection.picks[s.name]) for s in validation}
     unlabelled = [s for n, s in stored.items() if n not in collection.picks]
     prior = _prior(labelled)
+    if prior == 1:
+        raise InputError(
+            "labels", "background", found="none that is known, as the labels are partial", expected="complete labels",
+            remedy=f"{config.algorithm.name} cannot learn from particles alone. Label every particle of at least one "
+            "micrograph and give --labels-are complete.",
+        )  # fmt: skip
     if not prior:
         raise InputError(
             "labels", "labelled area for training", found="none", expected="some particles outside bad areas",
