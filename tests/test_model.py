@@ -118,9 +118,7 @@ def test_a_saved_network_is_given_back(shape: Shape, tmp_path: Path) -> None:
     save(model, tmp_path)
     again = load(tmp_path, shape)
     assert not again.training
-    for (name, one), (other_name, other) in zip(
-        model.state_dict().items(), again.state_dict().items(), strict=True
-    ):
+    for (name, one), (other_name, other) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
         assert name == other_name
         assert torch.equal(one, other)
     image = images(1, 1, 32, 32)

@@ -36,7 +36,9 @@ def test_every_pixel_has_one_tile_that_sees_its_surroundings(
         assert top % multiple == left % multiple == rows[0] % multiple == columns[0] % multiple == 0
         window = data[top : top + tile.data.shape[0], left : left + tile.data.shape[1]]
         torch.testing.assert_close(tile.data, window, rtol=0, atol=0)
-        for first, length, (start, end), side in zip((top, left), tile.data.shape, (rows, columns), (h, w), strict=True):
+        for first, length, (start, end), side in zip(
+            (top, left), tile.data.shape, (rows, columns), (h, w), strict=True
+        ):
             assert first <= max(0, start - margin)
             assert first + length >= min(side, end + margin)
         answered[rows[0] : rows[1], columns[0] : columns[1]] += 1

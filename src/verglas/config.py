@@ -64,7 +64,7 @@ class TrainSettings:
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     average: Share = 0.02
-    holdout: Share = 0.25
+    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.25
     validate_every: Annotated[int, Field(ge=1)] = 50
     save_every: Annotated[int, Field(ge=1)] = 100
     seed: Annotated[int, Field(ge=0)] = 0

@@ -180,10 +180,7 @@ def _history(run: Run) -> dict[str, list[dict[str, Any]]]:
         if record["kind"] in kinds:
             key = next(record[name] for name in ("step", "text", "path") if name in record)
             kinds[record["kind"]][key] = record
-    return {
-        kind: [by_key[key] for key in (sorted(by_key) if kind in ("progress", "validated") else by_key)]
-        for kind, by_key in kinds.items()
-    }
+    return {kind: list(by_key.values()) for kind, by_key in kinds.items()}
 
 
 def _warnings(

@@ -165,10 +165,17 @@ class Trainer:
         model.load_state_dict(self.best)
         return model.eval()
 
+    def training_labels(self) -> int:
+        """Return how many labels teach: those of the labelled micrographs outside the held-out areas."""
+        picks = [self.collection.picks[stored.name] for stored in self.materials.labelled]
+        held = [self.materials.truth[p.micrograph] for p in picks if p.micrograph in self.materials.truth]
+        return sum(map(len, picks)) - sum(map(len, held))
+
     def candidates(self, model: UNet) -> PickSet:
         """Return all candidates that the model finds in the held-out areas."""
         picks = [self._search(model, stored, stored.image()) for stored in self.materials.validation]
-        return PickSet(tuple(map(self.materials.holdout.inside, picks)))
+        shapes = {p.micrograph: self.collection.by_name()[p.micrograph].shape for p in picks}
+        return PickSet(tuple(map(self.materials.holdout.inside, picks)), shapes=shapes)
 
     def operating_point(self, candidates: PickSet) -> OperatingPoint:
         """Choose the threshold on the held-out labels; 0.5, and a sentence that says why, where there is no basis."""
@@ -389,7 +396,7 @@ def _finish(run: Run, trainer: Trainer, recipe: Preprocess, point: OperatingPoin
         "diameter_px": recipe.diameter_px, "pixel_size_angstrom": trainer.collection.micrographs[0].pixel_size_angstrom,
         "steps": trainer.step, "best_step": trainer.best_step, "validation_ap": trainer.best_ap,
         "seconds": trainer.seconds, "precision": trainer.precision, "device": str(trainer.device),
-        "threads": torch.get_num_threads(), "prior": materials.prior,
+        "threads": torch.get_num_threads(), "prior": materials.prior, "training_labels": trainer.training_labels(),
     })  # fmt: skip
     (run.folder / "resume.pt").unlink(missing_ok=True)
     shutil.rmtree(run.folder / "prepared", ignore_errors=True)

@@ -45,7 +45,9 @@ def test_averaging_leaves_the_edges_of_the_picture(grid: Grid, old: tuple[int, i
 
 
 @given(grids, sizes, sizes, sizes)
-def test_resizing_twice_is_resizing_once(grid: Grid, a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> None:
+def test_resizing_twice_is_resizing_once(
+    grid: Grid, a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]
+) -> None:
     close(grid.area_resized(a, b).area_resized(b, c), grid.area_resized(a, c), at=max(c))
     close(grid.area_resized(a, b).area_resized(b, a), grid, at=max(a))
 
