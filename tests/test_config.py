@@ -74,7 +74,10 @@ def test_a_value_that_cannot_be_is_named(tree: dict[str, object], field: str, fo
 @pytest.mark.parametrize(
     ("tree", "message"),
     [
-        ({"loss": {"focal": 1.0, "focal_alpha": 0.25, "pos_weight": 5.0}}, r"They multiply into one ratio, 1\.67 : 1"),
+        (
+            {"loss": {"focal": 1.0, "focal_alpha": 0.25, "pos_weight": 5.0}},
+            r"loss: class weighting is .* into one ratio, 1\.67 : 1",
+        ),
         ({"loss": {"bce": 0, "dice": 0}}, "loss: sum of weights is 0"),
         ({"loss": {"bce": -1}}, "loss: bce is -1"),
         ({"geometry": {"overhang": 0.9}}, r"geometry: overhang is 0\.9; expected 0 to 0\.5"),
@@ -84,7 +87,7 @@ def test_a_value_that_cannot_be_is_named(tree: dict[str, object], field: str, fo
     ],
 )
 def test_what_a_part_refuses_is_said_in_its_own_words(tree: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=f"^{message}"):
         merged(**tree)
 
 
@@ -177,7 +180,7 @@ configs = st.builds(
     st.none() | st.floats(1e-3, 1e6),
     st.booleans(),
     st.sampled_from(["group", "batch", "none"]),
-    st.dictionaries(st.text("abc_.\" é", max_size=4), st.floats(allow_nan=False) | st.booleans() | st.text("a\n\"'\\é")),
+    st.dictionaries(st.text('ab_." é', max_size=4), st.floats(allow_nan=False) | st.booleans() | st.text("a\n\"'\\é")),
     st.floats(0.1, 10),
 )  # fmt: skip
 

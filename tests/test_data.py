@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from verglas.augment import Geometry, Photometry
 from verglas.batch import Labelled, Unlabelled
@@ -114,6 +115,18 @@ def test_targets_have_one_value_per_logit(stem: int, tmp_path: Path) -> None:
     assert second.weak.shape == (4, 1, 32, 32)
     assert second.strong.shape == (3, 4, 1, 32, 32)
     assert second.valid.shape == (4, 1, side, side)
+
+
+@pytest.mark.parametrize("stem", [2, 4])
+def test_a_logit_over_one_unknown_pixel_is_unknown(stem: int, tmp_path: Path) -> None:
+    stored = labelled(tmp_path)
+    fine, coarse = (labelled_batch(stored, how(s, batch=16), seeded()) for s in (1, stem))
+    assert torch.equal(coarse.image, fine.image)
+    assert torch.equal(coarse.known, -functional.max_pool2d(-fine.known.float(), stem) == 1)
+    assert torch.equal(coarse.target, (functional.avg_pool2d(fine.target, stem) >= 0.5).float())
+    pixels, logits = (unlabelled_batch(stored, how(s, batch=16), 1, seeded()).valid for s in (1, stem))
+    assert torch.equal(logits, -functional.max_pool2d(-pixels.float(), stem) == 1)
+    assert 0.1 < logits.float().mean() < 1
 
 
 def test_strong_views_have_the_geometry_of_the_weak_one(tmp_path: Path) -> None:

@@ -34,7 +34,9 @@ WAYS = {
 }
 
 
-def case(way: str = "as given", *, n: int = 3, diameter: float = DIAMETER, depth: float = 2.5):  # noqa: ANN201
+def case(
+    way: str = "as given", *, n: int = 3, diameter: float = DIAMETER, depth: float = 2.5
+) -> tuple[Collection, dict[str, Image]]:
     names = [f"m{k}" for k in range(n)]
     images = {name: picture(particles(k), k, depth) for k, name in enumerate(names)}
     picks = {

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from verglas.errors import InputError
-from verglas.evaluate import match
 from verglas.io.micrographs import read_micrograph
 from verglas.io.picks import read_picks
+from verglas.matching import match
 from verglas.picker import AHEAD, Picker, _ahead
 
 DIAMETER = 16.0

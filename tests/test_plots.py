@@ -18,8 +18,8 @@ from PIL import Image as Pillow
 from scipy.ndimage import gaussian_filter
 
 from verglas import plots
-from verglas.evaluate import precision_recall_curve
 from verglas.plots import Marks
+from verglas.ranking import precision_recall_curve
 from verglas.types import Grid, Image
 
 SVG = "{http://www.w3.org/2000/svg}"

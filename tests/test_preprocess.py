@@ -266,5 +266,5 @@ def test_equal_recipes_have_equal_hashes() -> None:
 
 @pytest.mark.parametrize("diameter_px", [0.0, -3.0, 1e5, float("nan")])
 def test_an_impossible_diameter_is_refused(diameter_px: float) -> None:
-    with pytest.raises(InputError, match="diameter_px is .*--diameter-px"):
+    with pytest.raises(InputError, match=r"diameter_px is .*--diameter-px"):
         Preprocess(diameter_px)

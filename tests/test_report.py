@@ -18,8 +18,10 @@ from PIL import Image as Pillow
 from verglas import pages as choice
 from verglas import report
 from verglas.config import DataSettings, RunConfig
-from verglas.evaluate import choose_threshold, evaluate, match
+from verglas.evaluate import evaluate
 from verglas.holdout import Area
+from verglas.matching import match
+from verglas.operating import choose_threshold
 from verglas.pages import Page, Rule, at_threshold, choose_pages, judged, marks
 from verglas.records import Failed, Note, Progress, Validated
 from verglas.report import overlay_file, write_inspection, write_report

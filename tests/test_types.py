@@ -118,7 +118,7 @@ def test_without_a_threshold_all_picks_count() -> None:
 
 
 def test_a_name_twice_is_refused() -> None:
-    with pytest.raises(InputError, match="b twice.*Rename"):
+    with pytest.raises(InputError, match=r"b twice.*Rename"):
         PickSet((nothing("a"), nothing("b"), nothing("b")))
 
 

@@ -179,10 +179,8 @@ def evaluate(
     at_hand = {}
     if maps is not None:
         at_hand = {name: Stored.open(Path(maps), name).image() for name in truth.by_name()}
-    return compare(
-        found, truth.by_name(), diameter_px=diameter, radius=radius, seed=seed,
-        probability=at_hand or None, shapes=dict(truth.shapes),
-    )  # fmt: skip
+    found = replace(found, shapes={**found.shapes, **truth.shapes})
+    return compare(found, truth.by_name(), diameter_px=diameter, radius=radius, seed=seed, probability=at_hand)
 
 
 def export(
@@ -286,8 +284,9 @@ def _threshold(run: str | Path, threshold: float | None, precision: float | None
 
 
 def _pick_key(picker: "Picker", micrographs: Sequence[Micrograph]) -> str:
-    """Identify what a pick file depends on: the model, the recipe, and the micrographs as they are on disk."""
-    digest = hashlib.blake2b(picker.recipe.hash.encode(), digest_size=8)
+    """Identify what a pick file depends on: settings, model, and the micrographs as they are on disk."""
+    settings = picker.recipe.hash, picker.config.search, picker.config.data.tiff_flip, picker.config.data.mrc_mode0
+    digest = hashlib.blake2b(repr(settings).encode(), digest_size=8)
     for tensor in picker.network.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())
     for micrograph in micrographs:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from verglas import plots
-from verglas.evaluate import match
+from verglas.matching import match
 from verglas.plots import Marks
 from verglas.types import Image, Picks
 

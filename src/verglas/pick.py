@@ -6,7 +6,6 @@ working grid with unequal steps shortens no circle.
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt32
-from scipy.ndimage import gaussian_laplace
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
@@ -93,22 +92,6 @@ def disc_mean(image: Image, radius_px: float) -> Float[np.ndarray, "h w"]:
     np.divide(total, _pixels_in_disc(image.valid, reach), out=mean, where=image.valid, dtype=np.float32)
     mean /= np.float32(scale)
     return mean
-
-
-def blob_baseline(image: Image, micrograph: Micrograph, *, diameter_px: float) -> Picks:
-    """Pick dark blobs with a Laplacian of Gaussian: the picker without training that others must beat.
-
-    The scale is σ = R/√2, at which a disc of radius R answers most. The answer z, in robust standard deviations,
-    is scored z/(1 + z).
-    """
-    sigma = diameter_px / np.sqrt(8)
-    level = np.median(image.data[image.valid]) if image.valid.any() else 0.0
-    flat = np.where(image.valid, image.data - level, 0.0)
-    answer = gaussian_laplace(flat.astype(np.float64), (sigma / image.grid.dy, sigma / image.grid.dx))
-    spread = 1.4826 * np.median(np.abs(answer - np.median(answer)))
-    z = np.maximum(answer, 0) / spread if spread > 0 else np.zeros_like(answer)
-    blobs = find(Image(z / (1 + z), image.grid, image.valid), micrograph, diameter_px=diameter_px, score_radius=0.0)
-    return Picks(blobs.micrograph, blobs.xy, blobs.score, "dark blobs")
 
 
 def _check(probability: Image, name: str, diameter_px: float) -> None:

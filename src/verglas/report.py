@@ -14,11 +14,14 @@ from markupsafe import Markup
 
 from verglas import plots
 from verglas.config import RunConfig
-from verglas.evaluate import OperatingPoint, evaluate, match, precision_recall_curve
+from verglas.evaluate import evaluate
 from verglas.holdout import Area
 from verglas.io._base import whole_file, write_text
+from verglas.matching import match
+from verglas.operating import OperatingPoint
 from verglas.pages import RADIUS, Page, Rule, at_threshold, choose_pages, judged, marks
 from verglas.plots import Marks, data_uri
+from verglas.ranking import precision_recall_curve
 from verglas.runs import Run
 from verglas.types import Evaluation, Image, Picks, PickSet
 
@@ -145,11 +148,11 @@ def _held_out(
     shapes = {page.name: _extent(page.image) for page in pages} | dict(candidates.shapes)
     windows = {name: _window(areas.get(name, Area()), shapes[name]) for name in truth if name in shapes}
     found = tuple(_moved(p, windows.get(p.micrograph)) for p in candidates if p.micrograph in truth)
+    sizes = {name: (round(y1 - y0), round(x1 - x0)) for name, (x0, y0, x1, y1) in windows.items()}
     return evaluate(
-        PickSet(found, rule.threshold),
+        PickSet(found, rule.threshold, shapes=sizes),
         {name: _moved(labels, windows.get(name)) for name, labels in truth.items()},
         diameter_px=rule.diameter_px,
-        shapes={name: (round(y1 - y0), round(x1 - x0)) for name, (x0, y0, x1, y1) in windows.items()},
     )
 
 

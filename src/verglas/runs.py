@@ -9,10 +9,10 @@ from typing import Any
 from verglas import model as network
 from verglas.config import RunConfig
 from verglas.errors import InputError
-from verglas.evaluate import OperatingPoint, choose_threshold
 from verglas.io._base import write_text
 from verglas.io.picks import read_picks, write_picks
 from verglas.model import UNet
+from verglas.operating import AtLeast, OperatingPoint, choose_threshold
 from verglas.preprocess import Preprocess
 from verglas.records import Record, plain
 from verglas.types import Picks, PickSet
@@ -74,7 +74,7 @@ class Run:
         """Return the lowest threshold from which validation promises this precision."""
         candidates, truth = self.validation()
         diameter = self.facts()["diameter_px"]
-        return choose_threshold(candidates, truth, diameter_px=diameter, expected_precision=precision)
+        return choose_threshold(candidates, truth, diameter_px=diameter, goal=AtLeast("precision", precision))
 
     def validation(self) -> tuple[PickSet, dict[str, Picks]]:
         """Return all candidates in the held-out areas, and the labels there."""

@@ -24,14 +24,16 @@ from verglas import model as network
 from verglas.config import RunConfig
 from verglas.data import Cropping, Stored, batches
 from verglas.errors import InputError
-from verglas.evaluate import OperatingPoint, average_precision, best_f1, choose_threshold, match
 from verglas.holdout import Holdout, plan, training_names
 from verglas.io._base import whole_file
 from verglas.io.micrographs import ReadOptions, read_image
+from verglas.matching import match
 from verglas.model import UNet
+from verglas.operating import OperatingPoint, choose_threshold
 from verglas.pick import find
 from verglas.predict import Precision, at_precision, autocast, probability
 from verglas.preprocess import Preprocess
+from verglas.ranking import average_precision, best_f1
 from verglas.records import Failed, Note, Prepared, Progress, Record, Trained, Validated
 from verglas.runs import FORMAT, Run
 from verglas.ssl import Algorithm, make_algorithm

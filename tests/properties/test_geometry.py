@@ -55,7 +55,7 @@ def test_resizing_twice_is_resizing_once(
 @given(grids, st.integers(0, 500), st.integers(0, 500), points)
 def test_a_crop_moves_array_positions_only(grid: Grid, row: int, column: int, xy: np.ndarray) -> None:
     crop = grid.cropped(row, column)
-    np.testing.assert_allclose(crop.from_micrograph(xy) + (column, row), grid.from_micrograph(xy), atol=1e-6)
+    np.testing.assert_allclose(np.add(crop.from_micrograph(xy), (column, row)), grid.from_micrograph(xy), atol=1e-6)
 
 
 sides = st.integers(40, 90)
