@@ -180,3 +180,20 @@ def test_a_device_that_is_not_there_is_named() -> None:
     assert resolved_device("cpu") == torch.device("cpu")
     with pytest.raises(InputError, match="auto, cpu, cuda or cuda:N"):
         resolved_device("abacus")
+
+
+def test_a_single_label_is_learned_from_and_the_lack_of_a_basis_said(data: Path) -> None:
+    """Nothing can be held out: the last state is shipped, not the first, with a threshold that claims nothing."""
+    (data / "labels" / "m1.csv").unlink()
+    (data / "labels" / "m0.csv").write_text("x,y\n64,64\n")
+    records = run(data, "a")
+    assert isinstance(records[-1], Trained)
+    assert records[-1].threshold == 0.5
+    assert "for want of a basis" in records[-1].threshold_how
+    assert Run.open(data / "a").facts()["best_step"] == 8
+
+
+def test_partial_labels_are_refused_by_an_algorithm_that_needs_background(data: Path) -> None:
+    partial = replace(collection(data), complete=False)
+    with pytest.raises(InputError, match="cannot learn from particles alone"):
+        list(train(partial, configured(data), data / "a"))

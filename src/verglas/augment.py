@@ -90,7 +90,7 @@ class Photometry:
     coloured_noise: float = 0.2
     blur: float = 1.0
     sharpen: float = 0.5
-    contrast: float = 1.3
+    contrast: float = 1.6
     offset: float = 0.2
     gamma: float = 1.2
     ramp: float = 0.3

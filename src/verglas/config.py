@@ -86,8 +86,8 @@ class SearchSettings:
     """How peaks are found in the probability map; see ``pick.find``. Radii are shares of the diameter."""
 
     least_score: Share = 0.01
-    score_radius: Annotated[float, Field(ge=0, le=1)] = 0.15
-    separation: Annotated[float, Field(ge=0, le=2)] = 0.5
+    score_radius: Annotated[float, Field(ge=0, le=1)] = 0.1
+    separation: Annotated[float, Field(ge=0, le=2)] = 0.45
     edge_px: Annotated[float, Field(ge=0)] = 0.0
 
 

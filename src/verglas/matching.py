@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 
 from verglas.errors import InputError
 from verglas.ranking import Ranked
-from verglas.types import Image, Picks, PickSet, nothing
+from verglas.types import Picks, PickSet, nothing
 
 _APART = 1e6  # between micrographs, along a third axis: keeps their picks out of each other's reach
 
@@ -97,15 +97,6 @@ def check_comparable(picks: PickSet, truth: Mapping[str, Picks], reach_px: float
         )
 
 
-def where_valid(picks: Picks, image: Image) -> Picks:
-    """Return the picks (or labels) centred on valid pixels, to compare only where somebody looked."""
-    column, row = np.rint(image.grid.from_micrograph(picks.xy)).astype(int).T
-    (h, w), seen = image.valid.shape, np.zeros(len(picks), bool)
-    inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
-    seen[inside] = image.valid[row[inside], column[inside]]
-    return picks.where(seen)
-
-
 def _pairs(
     xy: Float[np.ndarray, "n d"], truth_xy: Float[np.ndarray, "m d"], radius: float
 ) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " p"], Float[np.ndarray, " p"]]:
@@ -133,5 +124,9 @@ def _stacked(
 ) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     parts = [picks.get(name, nothing(name)) for name in names]
     unit = np.repeat(np.arange(len(names)), [len(p) for p in parts])
-    xy, score = np.concatenate([p.xy for p in parts]), np.concatenate([p.score for p in parts])
+    unit = unit.astype(int)  # of nothing, numpy makes floats
+    xy, score = (
+        np.concatenate([nothing("").xy, *(p.xy for p in parts)]),
+        np.concatenate([[], *(p.score for p in parts)]),
+    )
     return np.column_stack((xy, unit * _APART)), score, unit

@@ -62,9 +62,9 @@ class Preprocess:
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def working_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Return the size (rows, columns) after resizing, a nearby one that transforms fast."""
+        """Return the size (rows, columns) after resizing: the next one up without large prime factors."""
         scale = self.working_diameter_px / self.diameter_px
-        m, n = (max(16, scipy.fft.next_fast_len(round(side * scale), real=True)) for side in shape)
+        m, n = (max(16, scipy.fft.next_fast_len(round(side * scale))) for side in shape)
         return m, n
 
     def prepare(self, data: Float[np.ndarray, "h w"], *, workers: int = 1) -> Image:

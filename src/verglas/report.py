@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -17,7 +17,7 @@ from verglas.config import RunConfig
 from verglas.evaluate import evaluate
 from verglas.holdout import Area
 from verglas.io._base import whole_file, write_text
-from verglas.matching import match
+from verglas.matching import Pool
 from verglas.operating import OperatingPoint
 from verglas.pages import RADIUS, Page, Rule, at_threshold, choose_pages, judged, marks
 from verglas.plots import Marks, data_uri
@@ -248,7 +248,8 @@ def _figures(
     """Return each figure as an address that holds it, with its caption."""
     drawn: list[tuple[str, str]] = []
     if validation is not None and any(len(p) for p in validation[0]):
-        right, score, n_labels = _ranked(*validation, RADIUS * rule.diameter_px)
+        ranked = Pool.of(validation[0].by_name(), validation[1]).by_micrograph(RADIUS * rule.diameter_px)
+        right, score, n_labels = ranked.right, ranked.score, int(ranked.labels.sum())
         marked: dict[str, Any] = {"threshold": rule.threshold, "interval": rule.interval}
         if n_labels:
             curve = precision_recall_curve(right, score, n_labels)
@@ -271,17 +272,6 @@ def _figures(
         caption = "Loss on the training crops: single steps (faint) and smoothed."
         drawn.append((plots.learning_curve(step.astype(int), loss, watch), caption))
     return [(data_uri(figure, "image/svg+xml"), caption) for figure, caption in drawn]
-
-
-def _ranked(
-    candidates: PickSet, truth: Mapping[str, Picks], radius_px: float
-) -> tuple[Bool[np.ndarray, " n"], Float[np.ndarray, " n"], int]:
-    """Return for all candidates whether each is right, and its score; and the number of labels."""
-    pairs = [(p, truth[p.micrograph]) for p in candidates if p.micrograph in truth]
-    right = [match(p.xy, p.score, labels.xy, radius_px)[0] for p, labels in pairs]
-    score = [p.score for p, _ in pairs]
-    n_labels = sum(map(len, truth.values()))
-    return np.concatenate([np.zeros(0, bool), *right]), np.concatenate([np.zeros(0), *score]), n_labels
 
 
 def _columns(records: Iterable[Mapping[str, Any]], *keys: str) -> list[Float[np.ndarray, " n"]]:

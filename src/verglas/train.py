@@ -10,12 +10,11 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -24,32 +23,19 @@ from verglas import model as network
 from verglas.config import RunConfig
 from verglas.data import Cropping, Stored, batches
 from verglas.errors import InputError
-from verglas.holdout import Holdout, plan, training_names
 from verglas.io._base import whole_file
-from verglas.io.micrographs import ReadOptions, read_image
-from verglas.matching import match
+from verglas.matching import Pool
+from verglas.materials import Materials, algorithm, gather
 from verglas.model import UNet
 from verglas.operating import OperatingPoint, choose_threshold
 from verglas.pick import find
 from verglas.predict import Precision, at_precision, autocast, probability
 from verglas.preprocess import Preprocess
 from verglas.ranking import average_precision, best_f1
-from verglas.records import Failed, Note, Prepared, Progress, Record, Trained, Validated
+from verglas.records import Note, Progress, Record, Trained, Validated
 from verglas.runs import FORMAT, Run
-from verglas.ssl import Algorithm, make_algorithm
+from verglas.ssl import Algorithm
 from verglas.types import Collection, Image, Picks, PickSet
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Materials:
-    """All a training needs on disk: prepared micrographs by role, and what validation is held to."""
-
-    labelled: tuple[Stored, ...]
-    unlabelled: tuple[Stored, ...]
-    validation: tuple[Stored, ...]
-    holdout: Holdout
-    truth: Mapping[str, Picks]
-    prior: float
 
 
 def train(
@@ -69,7 +55,7 @@ def train(
     fingerprint = _fingerprint(collection, config)
     saved = _begin(run, config, fingerprint)
     recipe = Preprocess(diameter_px=collection.diameter_px, **asdict(config.preprocess))
-    materials = yield from _logged(run, _materials(collection, config, recipe, folder / "prepared"))
+    materials = yield from _logged(run, gather(collection, config, recipe, folder / "prepared"))
     trainer = Trainer(config, materials, collection, device)
     if saved is not None:
         trainer.restore(saved)
@@ -118,7 +104,7 @@ class Trainer:
         self.average = copy.deepcopy(self.student).eval()
         self.best = copy.deepcopy(self.student.state_dict())
         self.best_ap, self.best_step = -1.0, 0
-        self.algorithm: Algorithm = _algorithm(config).to(device)
+        self.algorithm: Algorithm = algorithm(config).to(device)
         self.optimiser = _optimiser(self.student, config)
         self.step, self.seconds = 0, 0.0
 
@@ -221,24 +207,16 @@ class Trainer:
 
     def _validate(self) -> Validated:
         """Score the averaged model on the held-out labels; keep it if none was better."""
-        picks, truth = self.candidates(self.average), self.materials.truth
-        right, score = pooled_matches(picks, truth, self.collection.diameter_px / 2)
-        n_labels = sum(map(len, truth.values()))
-        ap, (f1, threshold) = average_precision(right, score, n_labels), best_f1(right, score, n_labels)
-        better = ap > self.best_ap
+        truth = self.materials.truth
+        pool = Pool.of(self.candidates(self.average).by_name(), truth)
+        ranked, labels = pool.by_micrograph(self.collection.diameter_px / 2), sum(map(len, truth.values()))
+        ap = average_precision(ranked.right, ranked.score, labels)
+        f1, threshold = best_f1(ranked.right, ranked.score, labels)
+        better = not ap <= self.best_ap  # without held-out labels it is NaN: the last state is as good as any
         if better:
             self.best_ap, self.best_step = ap, self.step
             self.best = copy.deepcopy(self.average.state_dict())
         return Validated(self.step, ap, f1, math.nan if threshold is None else threshold, better)
-
-
-def pooled_matches(picks: PickSet, truth: Mapping[str, Picks], radius_px: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return for all picks on the micrographs of ``truth`` whether each is right, and its score."""
-    by_name = picks.by_name()
-    pairs = [(by_name[name], labels) for name, labels in truth.items() if name in by_name]
-    right = [match(p.xy, p.score, labels.xy, radius_px)[0] for p, labels in pairs]
-    scores = [p.score for p, _ in pairs]
-    return np.concatenate([np.zeros(0, bool), *right]), np.concatenate([np.zeros(0), *scores])
 
 
 def update_average(average: nn.Module, student: nn.Module, step: int, span: float) -> None:
@@ -256,82 +234,12 @@ def update_average(average: nn.Module, student: nn.Module, step: int, span: floa
                 old.copy_(new)
 
 
-def _algorithm(config: RunConfig) -> Algorithm:
-    return make_algorithm(config.algorithm.name, config.algorithm.options, config.loss)
-
-
 def _optimiser(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
     """Return AdamW (arXiv 1711.05101) that decays weights of convolutions, and neither norms nor biases."""
     decayed = [p for p in model.parameters() if p.ndim > 1]
     free = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.train.weight_decay}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.train.rate)
-
-
-def _materials(
-    collection: Collection, config: RunConfig, recipe: Preprocess, folder: Path
-) -> Generator[Record, None, Materials]:
-    """Prepare every micrograph that training needs; yield records and return the materials."""
-    holdout = plan(collection, config.train.holdout, np.random.default_rng(config.train.seed))
-    names = training_names(collection)
-    if not names:
-        raise InputError(
-            "labels", "labelled micrographs", found="none", expected="one or more",
-            remedy="Check that label files have the names of their micrographs; verglas inspect shows what matches.",
-        )  # fmt: skip
-    wanted = list(dict.fromkeys([*names, *holdout.areas]))
-    if _algorithm(config).strong_views:
-        wanted += [m.name for m in collection.micrographs if m.name not in collection.picks]
-    yield Note(f"validation: {holdout.how}")
-    stored: dict[str, Stored] = {}
-    micrographs = collection.by_name()
-    for done, name in enumerate(wanted, 1):
-        micrograph = micrographs[name]
-        try:
-            image = recipe.prepare(read_image(micrograph, ReadOptions(config.data.mrc_mode0, config.data.tiff_flip)))
-        except (InputError, OSError) as error:
-            yield Failed(str(micrograph.path), str(error))
-            continue
-        masks = _masks(collection, config, holdout, name, image)
-        stored[name] = Stored.write(folder, name, image, masks)
-        yield Prepared(name, done, len(wanted), float(1 - image.valid.mean()))
-    labelled = [stored[n] for n in names if n in stored and (n not in holdout.areas or holdout.areas[n].partial)]
-    if not labelled:
-        raise InputError("labels", "labelled micrographs", found="none that can be read", expected="one or more")
-    validation = [stored[n] for n in holdout.areas if n in stored]
-    truth = {s.name: holdout.inside(collection.picks[s.name]) for s in validation}
-    unlabelled = [s for n, s in stored.items() if n not in collection.picks]
-    prior = _prior(labelled)
-    if prior == 1:
-        raise InputError(
-            "labels", "background", found="none that is known, as the labels are partial", expected="complete labels",
-            remedy=f"{config.algorithm.name} cannot learn from particles alone. Label every particle of at least one "
-            "micrograph and give --labels-are complete.",
-        )  # fmt: skip
-    if not prior:
-        raise InputError(
-            "labels", "labelled area for training", found="none", expected="some particles outside bad areas",
-            remedy="Label more particles, or look at verglas inspect: are the labels where the particles are?",
-        )  # fmt: skip
-    return Materials(tuple(labelled), tuple(unlabelled), tuple(validation), holdout, truth, prior)
-
-
-def _masks(
-    collection: Collection, config: RunConfig, holdout: Holdout, name: str, image: Image
-) -> Sequence[np.ndarray]:
-    """Return target and known, with the held-out area unknown; nothing for an unlabelled micrograph."""
-    if name not in collection.picks:
-        return ()
-    target, known = config.target.draw(
-        collection.picks[name], image, diameter_px=collection.diameter_px, complete=collection.complete
-    )
-    return (target, known & ~holdout.areas[name].mask(image)) if name in holdout.areas else (target, known)
-
-
-def _prior(labelled: Sequence[Stored]) -> float:
-    """Return the share of positive pixels among the known ones."""
-    masks = [stored.masks() for stored in labelled]
-    return float(sum((m[0] & m[1]).sum() for m in masks) / max(1, sum(m[1].sum() for m in masks)))
 
 
 def _logged(run: Run, records: Generator[Record, None, Materials]) -> Generator[Record, None, Materials]:

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from verglas.matching import match, match_optimal, where_valid
-from verglas.types import Grid, Image, Picks
+from verglas.matching import match, match_optimal
 
 Cloud = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -148,16 +147,3 @@ def test_a_crowded_assignment_takes_milliseconds():
     right, _ = match_optimal(xy, truth, 20.0)
     assert time.perf_counter() - start < 1
     assert right.sum() > 700
-
-
-@given(st.integers(0, 2**32 - 1))
-@settings(max_examples=50, deadline=None)
-def test_a_pick_is_seen_where_its_nearest_pixel_is_valid(seed):
-    rng = np.random.default_rng(seed)
-    grid = Grid(1.5, -2.0, 3.0, 4.0)
-    image = Image(np.zeros((20, 30), np.float32), grid, rng.random((20, 30)) < 0.5)
-    picks = Picks("mic", rng.uniform(-10, 110, (100, 2)), rng.random(100))
-    rows, columns = np.nonzero(image.valid)
-    centres = np.stack((1.5 + 3 * columns, -2 + 4 * rows), axis=1)
-    seen = [(np.abs(xy - centres) < (1.5, 2)).all(axis=1).any() for xy in picks.xy]
-    np.testing.assert_array_equal(where_valid(picks, image).xy, picks.xy[seen])
