@@ -65,6 +65,24 @@ def main() -> None:
     RESULTS.write_text(json.dumps(found, indent=1) + "\n")
 
 
+def tables(arguments: list[str]) -> list[str]:
+    """Return the results as a table, for the docs."""
+    found = json.loads(RESULTS.read_text())
+    r, large_one, held, many = (found[name] for name in ("rate", "large", "memory", "training"))
+    rows = [
+        ("picking 1024 × 1024, micrographs per second", f"{r['micrographs_per_second']:.1f}"),
+        ("picking one 4096 × 4096, seconds", f"{large_one['pick_seconds']:.3f}"),
+        ("... reading it and numpy's rfft2, seconds", f"{large_one['numpy_seconds']:.3f}"),
+        ("... ratio to that", f"{large_one['ratio_to_numpy']:.2f}"),
+        ("... ratio to reading and scipy's rfft2 with two workers", f"{large_one['ratio_to_scipy_two_workers']:.2f}"),
+        ("peak memory of picking 8 micrographs, MiB", f"{held['peak_mib_8']:.0f}"),
+        ("peak memory of picking 64 micrographs, MiB", f"{held['peak_mib_64']:.0f}"),
+        (f"peak memory of training on {many['micrographs']} micrographs of 768 × 768, MiB", f"{many['peak_mib']:.0f}"),
+    ]
+    about = f"{r['date']}, {r['cores']} cores, {r['threads']} threads"
+    return [f"| {about} | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
+
+
 def small_run(scratch: Path) -> Path:
     """Train the default network for a few steps: enough to find as many particles as there are."""
     list(write_dataset(scratch / "s", scene(1024, 7.0), 1, seed=0))

@@ -95,8 +95,11 @@ def test_some_bad_micrographs_end_in_partial(trained: Path) -> None:
     done = verglas("pick", "run", "--micrographs", "mics", "--out", "p.star", "--json", cwd=trained, code=4)
     facts = json.loads(done.stdout)
     assert (facts["micrographs"], facts["failed"]) == (3, 2)
-    for name in ("m3.mrc", "m4.mrc"):
+    failed = [json.loads(line) for line in (trained / "p.failed.jsonl").read_text().splitlines()]
+    for name, line in zip(("m3.mrc", "m4.mrc"), failed, strict=True):
         assert name in done.stderr
+        assert line["path"].endswith(name)
+        assert line["reason"]
 
 
 BOTH_WEIGHTS = ["--set", "loss.focal=1", "--set", "loss.focal_alpha=0.25", "--set", "loss.pos_weight=5"]

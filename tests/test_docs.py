@@ -92,7 +92,7 @@ def benchmark(name: str) -> object:
 
 def test_the_tables_of_the_docs_are_those_of_the_results() -> None:
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    marked = re.findall(r"<!-- (\w+): (.*?) -->\n(.*?)<!-- end -->", text, re.S)
+    marked = re.findall(r"<!-- (\w+): ?(.*?) -->\n(.*?)<!-- end -->", text, re.S)
     assert marked
     for script, arguments, shown in marked:
         assert shown.strip() == "\n".join(benchmark(script).tables(arguments.split())).strip()

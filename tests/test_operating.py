@@ -13,8 +13,14 @@ from verglas.ranking import best_f1
 from verglas.types import Picks, PickSet
 
 
+def scaled(picks: PickSet, factor: float) -> PickSet:
+    """Return the same ranking with other scores."""
+    return replace(picks, picks=tuple(replace(p, score=p.score * factor) for p in picks))
+
+
 def test_the_chosen_threshold_is_as_good_as_the_best():
     picks, truth = collection(8)
+    picks = scaled(picks, 0.4)
     point = choose_threshold(picks, truth, diameter_px=DIAMETER)
     best = quick(picks, truth)["best_f1"]
     assert best - PLATEAU - 1e-9 <= point.f1 <= best
@@ -23,6 +29,16 @@ def test_the_chosen_threshold_is_as_good_as_the_best():
     assert (applied["f1"], applied["precision"], applied["recall"]) == (point.f1, point.precision, point.recall)
     assert point.interval[0] <= point.threshold <= point.interval[1]
     assert "micrographs" in point.how
+
+
+def test_no_threshold_is_stricter_than_calibrated_scores_would_want():
+    """Where the best F1 lies at high scores, the threshold stays at half the best F1 (arXiv 1402.1892)."""
+    picks, truth = collection(8)
+    best = quick(picks, truth)["best_f1"]
+    for factor in (1.0, 0.9):
+        point = choose_threshold(scaled(picks, factor), truth, diameter_px=DIAMETER)
+        assert point.threshold == pytest.approx(best / 2, abs=1e-9)
+        assert point.interval[0] <= point.threshold <= point.interval[1]
 
 
 def test_the_threshold_lies_midway_between_right_and_wrong():
@@ -46,7 +62,7 @@ def test_a_plateau_is_cut_in_its_middle():
 def test_only_the_stretch_around_the_best_is_a_plateau():
     """Two thresholds reach F1 0.8, with a valley between: their middle would be a bad choice."""
     rights, wrongs = 400, 300
-    score = np.concatenate((np.full(rights, 0.9), np.full(wrongs, 0.6), np.full(200, 0.3)))
+    score = np.concatenate((np.full(rights, 0.36), np.full(wrongs, 0.24), np.full(200, 0.12)))
     xy = np.stack((np.arange(len(score)) * 30.0, np.zeros(len(score))), axis=1)
     right = np.append(np.ones(rights, bool), np.append(np.zeros(wrongs, bool), np.ones(200, bool)))
     picks, truth = PickSet((Picks("mic", xy, score),)), {"mic": labels("mic", xy[right])}

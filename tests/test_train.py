@@ -64,6 +64,20 @@ def test_a_run_that_was_stopped_ends_in_the_bytes_of_one_that_was_not(data: Path
     assert (data / "parts" / same).read_text() == (data / "whole" / same).read_text()
 
 
+def test_a_stop_while_preparing_loses_no_prepared_micrograph(data: Path) -> None:
+    stop = threading.Event()
+    stream = train(collection(data), configured(data), data / "a", stop=stop)
+    prepared = next(record for record in stream if isinstance(record, Prepared))
+    stop.set()
+    last = list(stream)[-1]
+    assert isinstance(last, Trained)
+    assert (last.stopped, last.steps) == (True, 0)
+    again = [record.micrograph for record in run(data, "a") if isinstance(record, Prepared)]
+    assert prepared.micrograph not in again
+    run(data, "whole")
+    assert weights(data / "a") == weights(data / "whole")
+
+
 def test_an_unfinished_run_goes_on_only_with_its_own_settings_and_labels(data: Path) -> None:
     stop = threading.Event()
     run(data, "parts", stop=stop, at=4)

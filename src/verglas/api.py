@@ -1,6 +1,7 @@
 """The verbs. Long ones are iterators of records and do no work before the first record is asked for."""
 
 import hashlib
+import json
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -111,7 +112,8 @@ def pick(
     found = find_micrographs(micrographs, pixel_size_angstrom=pixel_size_angstrom)
     yield from _said(found)
     picker = Picker.load(run, device=resolved_device(device))
-    total, failed, began = len(found.micrographs), len(found.failures), time.perf_counter()
+    total, failed, began = len(found.micrographs), dict[str, str](), time.perf_counter()
+    failed.update((str(failure.path), failure.reason) for failure in found.failures)
     with PickFile(out, _pick_key(picker, found.micrographs)) as file:
         earlier = {row["name"] for row in file.done}
         if earlier:
@@ -119,7 +121,7 @@ def pick(
         todo = [micrograph for micrograph in found.micrographs if micrograph.name not in earlier]
         for micrograph, result in picker.pick_all(todo):
             if isinstance(result, Exception):
-                failed += 1
+                failed[str(micrograph.path)] = str(result)
                 yield Failed(str(micrograph.path), str(result))
                 continue
             file.add(result.picks, micrograph.shape)
@@ -137,8 +139,9 @@ def pick(
                 pixel_size_angstrom=picker.pixel_size_angstrom,
             )
         )  # fmt: skip
+    _write_failed(path.with_suffix(".failed.jsonl"), failed)
     yield Summary({
-        "picks": str(path), "micrographs": len(file.done), "failed": failed,
+        "picks": str(path), "micrographs": len(file.done), "failed": len(failed),
         "candidates": sum(row["candidates"] for row in file.done), "threshold": chosen, "threshold_how": how,
         "seconds": seconds, "micrographs_per_second": picked / seconds if seconds else None,
         "device": str(picker.device), "precision": picker.precision,
@@ -180,7 +183,10 @@ def evaluate(
     if maps is not None:
         at_hand = {name: Stored.open(Path(maps), name).image() for name in truth.by_name()}
     found = replace(found, shapes={**found.shapes, **truth.shapes})
-    return compare(found, truth.by_name(), diameter_px=diameter, radius=radius, seed=seed, probability=at_hand)
+    figures = compare(found, truth.by_name(), diameter_px=diameter, radius=radius, seed=seed, probability=at_hand)
+    return replace(
+        figures, how={**figures.how, "labelled_but_not_picked": sorted(truth.by_name().keys() - known.keys())}
+    )
 
 
 def export(
@@ -281,6 +287,14 @@ def _threshold(run: str | Path, threshold: float | None, precision: float | None
         return threshold, "given by the user"
     point = opened.operating_point() if precision is None else opened.operating_point_for(precision)
     return point.threshold, point.how
+
+
+def _write_failed(path: Path, failed: Mapping[str, str]) -> None:
+    """Write which micrographs could not be used and why; nothing where all could."""
+    if failed:
+        write_text(path, "".join(json.dumps({"path": name, "reason": why}) + "\n" for name, why in failed.items()))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _pick_key(picker: "Picker", micrographs: Sequence[Micrograph]) -> str:

@@ -62,6 +62,12 @@ def print_evaluation(figures: Mapping[str, Any], as_json: bool) -> None:
         f"{key.upper()} {interval[key][0]:.3f} to {interval[key][1]:.3f}" for key in ("ap", "f1") if interval.get(key)
     )
     console.print(f"{interval['kind']}: {bounds}", highlight=False)
+    missing = figures["how"]["labelled_but_not_picked"]
+    if missing:
+        sentence = (
+            f"{len(missing)} labelled micrographs are not in the pick file, so all their labels count as missed: "
+        )
+        console.print(f"[yellow]warning[/] {sentence}{escape(', '.join(missing[:5]))}", highlight=False)
     threshold = "all picks count" if figures["threshold"] is None else f"threshold {figures['threshold']:.3f}"
     console.print(f"{threshold} ({figures['how']['threshold']})", highlight=False)
 

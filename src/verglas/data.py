@@ -40,6 +40,11 @@ class Stored:
         write_text(folder / f"{name}.json", json.dumps(asdict(image.grid)))
         return cls(folder, name, image.data.shape, image.grid)
 
+    @staticmethod
+    def exists(folder: Path, name: str) -> bool:
+        """Tell whether something was written whole under this name: the grid is written last."""
+        return (folder / f"{name}.json").is_file()
+
     @classmethod
     def open(cls, folder: Path, name: str) -> "Stored":
         """Find what was written under this name."""

@@ -15,6 +15,9 @@ from verglas.types import Collection, Image, Picks
 FEWEST_MICROGRAPHS = 4
 """Labelled micrographs from which on whole ones are held out."""
 
+MOST_MICROGRAPHS = 20
+"""More held-out micrographs than this would cost labels and time, and tell little more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Area:
@@ -63,9 +66,9 @@ def plan(collection: Collection, share: float, generator: np.random.Generator) -
     bearing = tuple(name for name in names if len(collection.picks[name]))
     if len(bearing) >= FEWEST_MICROGRAPHS:
         empty = tuple(name for name in names if name not in bearing)
-        held = min(max(1, round(share * len(bearing))), len(bearing) - 1)
+        held = min(max(1, round(share * len(bearing))), len(bearing) - 1, MOST_MICROGRAPHS)
         chosen = generator.permutation(bearing)[:held].tolist()
-        chosen += generator.permutation(empty)[: round(share * len(empty))].tolist()
+        chosen += generator.permutation(empty)[: min(round(share * len(empty)), MOST_MICROGRAPHS)].tolist()
         return Holdout(dict.fromkeys(sorted(chosen), Area()), f"{len(chosen)} of {len(names)} labelled micrographs")
     several = [name for name in bearing if len(collection.picks[name]) > 1]
     areas = {name: _strip(collection.picks[name], share, generator) for name in several}

@@ -1,5 +1,6 @@
 """What a training works on: micrographs prepared and stored, by role, and the labels it is judged by."""
 
+import threading
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +31,12 @@ class Materials:
 
 
 def gather(
-    collection: Collection, config: RunConfig, recipe: Preprocess, folder: Path
-) -> Generator[Record, None, Materials]:
-    """Prepare every micrograph that training needs; yield records and return the materials."""
+    collection: Collection, config: RunConfig, recipe: Preprocess, folder: Path, stop: threading.Event
+) -> Generator[Record, None, Materials | None]:
+    """Prepare every micrograph that training needs, but for those that ``folder`` holds already.
+
+    Yield records and return the materials; None where ``stop`` was set before all were prepared.
+    """
     holdout = plan(collection, config.train.holdout, np.random.default_rng(config.train.seed))
     names = training_names(collection)
     if not names:
@@ -45,18 +49,27 @@ def gather(
         wanted += [m.name for m in collection.micrographs if m.name not in collection.picks]
     yield Note(f"validation: {holdout.how}")
     stored: dict[str, Stored] = {}
-    micrographs = collection.by_name()
+    micrographs, reading = collection.by_name(), ReadOptions(config.data.mrc_mode0, config.data.tiff_flip)
     for done, name in enumerate(wanted, 1):
-        micrograph = micrographs[name]
-        try:
-            image = recipe.prepare(read_image(micrograph, ReadOptions(config.data.mrc_mode0, config.data.tiff_flip)))
-        except (InputError, OSError) as error:
-            yield Failed(str(micrograph.path), str(error))
+        if stop.is_set():
+            return None
+        if Stored.exists(folder, name):
+            stored[name] = Stored.open(folder, name)
             continue
-        masks = _masks(collection, config, holdout, name, image)
-        stored[name] = Stored.write(folder, name, image, masks)
+        try:
+            image = recipe.prepare(read_image(micrographs[name], reading))
+        except (InputError, OSError) as error:
+            yield Failed(str(micrographs[name].path), str(error))
+            continue
+        stored[name] = Stored.write(folder, name, image, _masks(collection, config, holdout, name, image))
         yield Prepared(name, done, len(wanted), float(1 - image.valid.mean()))
-    labelled = [stored[n] for n in names if n in stored and (n not in holdout.areas or holdout.areas[n].partial)]
+    return _materials(collection, config, holdout, stored)
+
+
+def _materials(collection: Collection, config: RunConfig, holdout: Holdout, stored: Mapping[str, Stored]) -> Materials:
+    """Give each prepared micrograph its role; refuse what cannot teach."""
+    teaching = [n for n in training_names(collection) if n not in holdout.areas or holdout.areas[n].partial]
+    labelled = [stored[n] for n in teaching if n in stored]
     if not labelled:
         raise InputError("labels", "labelled micrographs", found="none that can be read", expected="one or more")
     validation = [stored[n] for n in holdout.areas if n in stored]

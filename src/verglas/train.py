@@ -55,7 +55,11 @@ def train(
     fingerprint = _fingerprint(collection, config)
     saved = _begin(run, config, fingerprint)
     recipe = Preprocess(diameter_px=collection.diameter_px, **asdict(config.preprocess))
-    materials = yield from _logged(run, gather(collection, config, recipe, folder / "prepared"))
+    prepared = folder / "prepared" / fingerprint
+    materials = yield from _logged(run, gather(collection, config, recipe, prepared, stop))
+    if materials is None:
+        yield Trained(str(folder), 0, 0.0, True, None, "stopped: repeat the command to go on")
+        return
     trainer = Trainer(config, materials, collection, device)
     if saved is not None:
         trainer.restore(saved)
@@ -242,13 +246,13 @@ def _optimiser(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.train.rate)
 
 
-def _logged(run: Run, records: Generator[Record, None, Materials]) -> Generator[Record, None, Materials]:
+def _logged(run: Run, records: Generator[Record, None, Materials | None]) -> Generator[Record, None, Materials | None]:
     """Pass records on and write each down; return what they end in."""
     while True:
         try:
             record = next(records)
         except StopIteration as end:
-            materials: Materials = end.value
+            materials: Materials | None = end.value
             return materials
         run.append(record)
         yield record
