@@ -59,7 +59,7 @@ class Geometry:
     a crop that may lie beyond the micrograph, so that borders are seen as often as the middle.
     """
 
-    rotate: bool = False
+    rotate: bool = True
     scale: float = 0.1
     overhang: float = 0.25
 

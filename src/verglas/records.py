@@ -64,7 +64,7 @@ class Progress(Record):
 
 @dataclass(frozen=True, slots=True)
 class Validated(Record):
-    """Figures on the validation part at ``step``; ``best`` where no earlier step was better."""
+    """Figures on the validation part at ``step``; ``best`` where no earlier step was better beyond its error."""
 
     kind: ClassVar[str] = "validated"
     step: int

@@ -263,7 +263,7 @@ def _figures(
         drawn.append((plots.by_micrograph(main.rows, pooled=main.pooled["f1"]), caption))
     if history["validated"]:
         step, ap, f1 = _columns(history["validated"], "step", "ap", "best_f1")
-        caption = "Held-out labels during training. The step with the highest AP is kept."
+        caption = "Held-out labels during training. The last step is kept whose AP is within an error of the best."
         drawn.append((plots.validation_curve(step.astype(int), ap, f1, chosen=facts.get("best_step")), caption))
     if history["progress"]:
         step, loss, rate = _columns(history["progress"], "step", "loss", "rate")

@@ -107,7 +107,7 @@ class Trainer:
         network.to_device(self.student, device)
         self.average = copy.deepcopy(self.student).eval()
         self.best = copy.deepcopy(self.student.state_dict())
-        self.best_ap, self.best_step = -1.0, 0
+        self.best_ap, self.shipped_ap, self.best_step = -1.0, -1.0, 0
         self.algorithm: Algorithm = algorithm(config).to(device)
         self.optimiser = _optimiser(self.student, config)
         self.step, self.seconds = 0, 0.0
@@ -136,7 +136,8 @@ class Trainer:
         """Return all that decides what comes next, in types that load with ``weights_only``."""
         return {
             "student": self.student.state_dict(), "average": self.average.state_dict(), "best": self.best,
-            "best_ap": self.best_ap, "best_step": self.best_step, "algorithm": self.algorithm.state_dict(),
+            "best_ap": self.best_ap, "shipped_ap": self.shipped_ap, "best_step": self.best_step,
+            "algorithm": self.algorithm.state_dict(),
             "optimiser": self.optimiser.state_dict(), "generator": self.generator.get_state(),
             "step": self.step, "seconds": self.seconds, "threads": torch.get_num_threads(),
         }  # fmt: skip
@@ -148,11 +149,12 @@ class Trainer:
         self.algorithm.load_state_dict(state["algorithm"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["generator"])
-        self.best, self.best_ap, self.best_step = state["best"], state["best_ap"], state["best_step"]
+        self.best, self.best_step = state["best"], state["best_step"]
+        self.best_ap, self.shipped_ap = state["best_ap"], state["shipped_ap"]
         self.step, self.seconds = state["step"], state["seconds"]
 
     def shipped(self) -> UNet:
-        """Return the averaged model of the step that was best on validation."""
+        """Return the averaged model of the last step that was as good as the best on validation."""
         model = copy.deepcopy(self.average)
         model.load_state_dict(self.best)
         return model.eval()
@@ -210,17 +212,22 @@ class Trainer:
         return s.rate * warm * (s.last_rate + (1 - s.last_rate) * 0.5 * (1 + math.cos(math.pi * self.step / s.steps)))
 
     def _validate(self) -> Validated:
-        """Score the averaged model on the held-out labels; keep it if none was better."""
+        """Score the averaged model on the held-out labels; keep it if none was better by more than a standard error.
+
+        Among states that a few labels cannot tell apart the latest is the best calibrated.
+        """
         truth = self.materials.truth
         pool = Pool.of(self.candidates(self.average).by_name(), truth)
         ranked, labels = pool.by_micrograph(self.collection.diameter_px / 2), sum(map(len, truth.values()))
         ap = average_precision(ranked.right, ranked.score, labels)
         f1, threshold = best_f1(ranked.right, ranked.score, labels)
-        better = not ap <= self.best_ap  # without held-out labels it is NaN: the last state is as good as any
-        if better:
-            self.best_ap, self.best_step = ap, self.step
+        self.best_ap = max(self.best_ap, ap)
+        error = math.sqrt(max(0.0, self.best_ap * (1 - self.best_ap)) / max(1, labels))
+        as_good = not ap < self.best_ap - error  # without held-out labels AP is NaN: the last state is as good as any
+        if as_good:
+            self.shipped_ap, self.best_step = ap, self.step
             self.best = copy.deepcopy(self.average.state_dict())
-        return Validated(self.step, ap, f1, math.nan if threshold is None else threshold, better)
+        return Validated(self.step, ap, f1, math.nan if threshold is None else threshold, as_good)
 
 
 def update_average(average: nn.Module, student: nn.Module, step: int, span: float) -> None:
@@ -308,7 +315,7 @@ def _finish(run: Run, trainer: Trainer, recipe: Preprocess, point: OperatingPoin
     run.write_json("model.json", {
         "format": FORMAT, "version": __version__, "preprocess_hash": recipe.hash,
         "diameter_px": recipe.diameter_px, "pixel_size_angstrom": trainer.collection.micrographs[0].pixel_size_angstrom,
-        "steps": trainer.step, "best_step": trainer.best_step, "validation_ap": trainer.best_ap,
+        "steps": trainer.step, "best_step": trainer.best_step, "validation_ap": trainer.shipped_ap,
         "seconds": trainer.seconds, "precision": trainer.precision, "device": str(trainer.device),
         "threads": torch.get_num_threads(), "prior": materials.prior, "training_labels": trainer.training_labels(),
     })  # fmt: skip
