@@ -1,10 +1,12 @@
 """Picking: in order, the same alone or in a batch, and never stopped by a bad file."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from verglas.errors import InputError
 from verglas.io.micrographs import read_micrograph
@@ -54,16 +56,30 @@ def test_another_pixel_size_is_refused_with_the_remedy(trained_once: Path) -> No
         picker.prepare(other)
 
 
-def test_only_a_few_micrographs_are_read_ahead(trained_once: Path) -> None:
-    """Memory must not grow with the number of micrographs."""
+@pytest.mark.parametrize("workers", [1, 3])
+def test_only_a_few_micrographs_are_read_ahead(trained_once: Path, workers: int) -> None:
+    """Memory must not grow with the number of micrographs, also when what is found is taken slowly."""
+    picker = Picker.load(trained_once / "run")
     micrograph = read_micrograph(trained_once / "mics" / "m2.mrc")
-    image = Picker.load(trained_once / "run").prepare(micrograph)
-    begun = []
-    stream = _ahead(lambda m: (begun.append(m), image)[1], [micrograph] * 50)
+    searched, begun = picker.search(micrograph), []
+    stream = _ahead(lambda m: (begun.append(m), searched)[1], [micrograph] * 50, workers)
     for taken in range(1, 11):
         next(stream)[1].result()
-        assert len(begun) <= taken + AHEAD + 1
+        time.sleep(0.01)
+        assert len(begun) <= taken + workers + AHEAD
     assert sum(1 for _ in stream) == 40
+
+
+def test_the_number_of_threads_changes_nothing(trained_once: Path) -> None:
+    micrographs = [read_micrograph(path) for path in sorted((trained_once / "mics").glob("*.mrc"))]
+    picker, found = Picker.load(trained_once / "run"), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append([result.picks.xy for _, result in picker.pick_all(micrographs)])
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(1)
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_a_damaged_model_is_named(trained: Path) -> None:

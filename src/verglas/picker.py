@@ -1,7 +1,9 @@
 """Pick micrographs one after the other: reading, resizing and inference overlap, and a bad file stops nothing."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,8 +21,8 @@ from verglas.preprocess import Preprocess
 from verglas.runs import Run
 from verglas.types import Image, Micrograph, Picks
 
-AHEAD = 2
-"""Micrographs read and resized ahead of the one in the network; memory holds no more."""
+AHEAD = 1
+"""Micrographs that may be done before they are asked for, beyond those in work; memory holds no more."""
 
 _WRONG_SIZE = 0.01
 
@@ -56,16 +58,26 @@ class Picker:
     def pick(self, path: str | Path) -> Picks:
         """Return all candidates of one micrograph, best first."""
         micrograph = read_micrograph(path)
-        return self.find(micrograph, self.probability(self.prepare(micrograph)))
+        return self.search(micrograph).picks
 
     def pick_all(self, micrographs: Sequence[Micrograph]) -> Iterator[tuple[Micrograph, "Searched | Exception"]]:
-        """Yield what was found on each micrograph in turn, or why nothing could be."""
-        for micrograph, prepared in _ahead(self.prepare, micrographs):
-            try:
-                found = self.probability(prepared.result())
-                yield micrograph, Searched(self.find(micrograph, found), found)
-            except (InputError, OSError) as error:
-                yield micrograph, error
+        """Yield what was found on each micrograph in turn, or why nothing could be.
+
+        On a CPU each core takes a micrograph of its own from file to picks: reading, resizing, the network and the
+        search for peaks overlap, and no core waits for another. Memory holds a few micrographs, however many come.
+        """
+        workers = torch.get_num_threads() if self.device.type == "cpu" else 2
+        with _single_threaded(self.device):
+            for micrograph, searched in _ahead(self.search, micrographs, workers):
+                try:
+                    yield micrograph, searched.result()
+                except (InputError, OSError) as error:
+                    yield micrograph, error
+
+    def search(self, micrograph: Micrograph) -> "Searched":
+        """Return what is found on a micrograph."""
+        found = self.probability(self.prepare(micrograph))
+        return Searched(self.find(micrograph, found), found)
 
     @property
     def device(self) -> torch.device:
@@ -92,14 +104,24 @@ class Picker:
         return find(found, micrograph, diameter_px=self.recipe.diameter_px, **asdict(self.config.search))
 
 
+@contextmanager
+def _single_threaded(device: torch.device) -> Iterator[None]:
+    """Let each operation on the CPU run on the thread that calls it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if device.type == "cpu" else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _ahead(
-    work: Callable[[Micrograph], Image], items: Sequence[Micrograph]
-) -> Iterator[tuple[Micrograph, Future[Image]]]:
-    """Yield each item with its work, done on a second thread, a few items ahead."""
-    with ThreadPoolExecutor(1) as pool:
+    work: Callable[[Micrograph], Searched], items: Sequence[Micrograph], workers: int
+) -> Iterator[tuple[Micrograph, Future[Searched]]]:
+    """Yield each item with its work, which ``workers`` threads do a few items ahead."""
+    with ThreadPoolExecutor(workers) as pool:
         waiting = iter(items)
-        queue = [(item, pool.submit(work, item)) for item in islice(waiting, AHEAD)]
+        queue = deque((item, pool.submit(work, item)) for item in islice(waiting, workers + AHEAD))
         while queue:
-            item, future = queue.pop(0)
-            yield item, future
-            queue.extend((after, pool.submit(work, after)) for after in islice(waiting, 1))
+            yield queue.popleft()
+            queue.extend((item, pool.submit(work, item)) for item in islice(waiting, 1))
