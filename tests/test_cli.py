@@ -78,7 +78,7 @@ def test_a_threshold_says_which_candidates_count_and_loses_none(trained: Path) -
     few = ["pick", "run", "--micrographs", "mics/m2.mrc", "--json"]
     strict, lax, precise = (
         json.loads(verglas(*few, "--out", f"{n}.star", *option, cwd=trained).stdout)
-        for n, option in enumerate([("--threshold", "0.9"), ("--threshold", "0.02"), ("--expected-precision", "0.5")])
+        for n, option in enumerate([("--threshold", "0.9"), ("--threshold", "0.0002"), ("--expected-precision", "0.5")])
     )
     assert strict["candidates"] == lax["candidates"] == precise["candidates"]
     assert "precision" in precise["threshold_how"]
