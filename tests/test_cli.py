@@ -192,3 +192,40 @@ def test_the_demo_ends_in_under_three_minutes_and_finds_the_particles(tmp_path: 
     assert facts["f1"] > 0.8
     assert Path(tmp_path / facts["report"]).is_file()
     assert Path(tmp_path / facts["picture"]).is_file()
+
+
+def test_a_pixel_size_that_overruled_the_files_need_not_be_repeated(trained: Path) -> None:
+    train = ["train", "--micrographs", "mics", "--labels", "labels", "--diameter-angstrom", "160", *given()]
+    verglas(*train, "--pixel-size-angstrom", "10", "--out", "new", cwd=trained)
+    verglas("pick", "new", "--micrographs", "mics", "--out", "p.star", cwd=trained)
+
+
+def test_a_report_that_was_lost_is_written_again(trained: Path) -> None:
+    verglas(*TRAIN, "--out", "new", cwd=trained)
+    before = (trained / "new" / "model.safetensors").read_bytes()
+    (trained / "new" / "report.html").unlink()
+    verglas(*TRAIN, "--out", "new", cwd=trained)
+    assert (trained / "new" / "report.html").is_file()
+    assert (trained / "new" / "model.safetensors").read_bytes() == before
+
+
+def test_when_nothing_can_be_picked_an_earlier_file_stays(trained: Path) -> None:
+    (trained / "p.star").write_text("mine")
+    for path in (trained / "mics").glob("*.mrc"):
+        path.write_bytes(path.read_bytes()[:-4] + b"\x00\x00\xc0\x7f")
+    verglas("pick", "run", "--micrographs", "mics", "--out", "p.star", cwd=trained, code=3)
+    assert (trained / "p.star").read_text() == "mine"
+
+
+def test_relion_gets_the_names_it_knows(trained: Path) -> None:
+    verglas("pick", "run", "--micrographs", "mics/m2.mrc", "--out", "p.star", cwd=trained)
+    names = "data_micrographs\n\nloop_\n_rlnMicrographName #1\nMotionCorr/job002/mics/m2.mrc\n"
+    (trained / "mics.star").write_text(names)
+    export = ["export", "p.star", "relion", "--format", "relion-folder", "--micrographs-star", "mics.star"]
+    verglas(*export, cwd=trained)
+    assert "MotionCorr/job002/mics/m2.mrc " in (trained / "relion" / "autopick.star").read_text()
+    assert (trained / "relion" / "coords_suffix_verglas.star").read_text() == "mics.star\n"
+
+
+def test_a_place_that_cannot_be_written_is_a_sentence(trained: Path) -> None:
+    verglas("simulate", "mics/m0.mrc/x", "--micrographs", "1", cwd=trained, code=3)

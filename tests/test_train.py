@@ -13,6 +13,7 @@ from torch import nn
 from toy import DIAMETER, configured, write_toy
 from verglas.errors import InputError
 from verglas.io.collections import collect
+from verglas.io.micrographs import write_mrc
 from verglas.records import Note, Prepared, Progress, Record, Trained, Validated
 from verglas.runs import Run
 from verglas.train import resolved_device, train, update_average
@@ -211,3 +212,39 @@ def test_partial_labels_are_refused_by_an_algorithm_that_needs_background(data: 
     partial = replace(collection(data), complete=False)
     with pytest.raises(InputError, match="cannot learn from particles alone"):
         list(train(partial, configured(data), data / "a"))
+
+
+def test_a_kill_between_states_goes_on_from_the_last_one(data: Path) -> None:
+    """What was validated at the very step of a state is in that state."""
+    settings = ("train.steps=30", "train.validate_every=10", "train.save_every=10")
+    run(data, "whole", *settings)
+    stream = train(collection(data), configured(data, *settings), data / "killed")
+    for record in stream:
+        if isinstance(record, Progress) and record.step == 20:
+            break
+    stream.close()
+    with (data / "killed" / "records.jsonl").open("a") as file:
+        file.write('{"kind": "prog')
+    records = run(data, "killed", *settings)
+    assert [record.step for record in records if isinstance(record, Validated)] == [20, 30]
+    assert weights(data / "killed") == weights(data / "whole")
+    assert Run.open(data / "killed").facts()["best_step"] == Run.open(data / "whole").facts()["best_step"]
+    written = [json.loads(line) for line in (data / "killed" / "records.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in written if line["kind"] == "validated"] == [10, 20, 30]
+
+
+def test_a_folder_of_the_user_is_left_alone(data: Path) -> None:
+    (data / "mine" / "prepared").mkdir(parents=True)
+    (data / "mine" / "prepared" / "notes.txt").write_text("mine")
+    (data / "mine" / "config.toml").write_text("mine")
+    with pytest.raises(InputError, match="a folder with other files"):
+        run(data, "mine")
+    assert (data / "mine" / "config.toml").read_text() == "mine"
+
+
+def test_a_micrograph_that_changed_is_not_taken_for_the_old_one(data: Path) -> None:
+    stop = threading.Event()
+    run(data, "parts", stop=stop, at=4)
+    write_mrc(data / "mics" / "m0.mrc", np.random.default_rng(5).normal(size=(160, 160)).astype(np.float32), 2.0)
+    with pytest.raises(InputError, match="other settings or data"):
+        run(data, "parts")

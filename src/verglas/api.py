@@ -69,12 +69,14 @@ def train(config: "RunConfig", out: str | Path, *, stop: threading.Event | None 
 
     collected = _collect(config)
     yield from _said(collected)
+    if _lacks_report(Path(out), config):
+        yield _trained_summary(Path(out), collected.collection)
+        return
     end: Record | None = None
     for end in learn(collected.collection, config, Path(out), stop=stop):
         yield end
     if isinstance(end, Trained) and not end.stopped:
-        path = _training_report(Path(out), collected.collection)
-        yield Summary(_training_facts(Path(out)) | {"report": str(path)})
+        yield _trained_summary(Path(out), collected.collection)
 
 
 def pick(
@@ -109,12 +111,13 @@ def pick(
     if not micrographs:
         raise InputError("--micrographs", "micrographs", found="none", expected="files, folders or patterns")
     chosen, how = _threshold(run, threshold, expected_precision)
-    found = find_micrographs(micrographs, pixel_size_angstrom=pixel_size_angstrom)
-    yield from _said(found)
     picker = Picker.load(run, device=resolved_device(device))
+    told = pixel_size_angstrom or picker.config.data.pixel_size_angstrom
+    found = find_micrographs(micrographs, pixel_size_angstrom=told)
+    yield from _said(found)
     total, failed, began = len(found.micrographs), dict[str, str](), time.perf_counter()
     failed.update((str(failure.path), failure.reason) for failure in found.failures)
-    with PickFile(out, _pick_key(picker, found.micrographs)) as file:
+    with PickFile(out, _pick_key(picker, found.micrographs, maps)) as file:
         earlier = {row["name"] for row in file.done}
         if earlier:
             yield Note(f"goes on after {len(earlier)} of {total} micrographs")
@@ -123,15 +126,20 @@ def pick(
             if isinstance(result, Exception):
                 failed[str(micrograph.path)] = str(result)
                 yield Failed(str(micrograph.path), str(result))
-                continue
-            file.add(result.picks, micrograph.shape)
-            if maps is not None:
-                Stored.write(Path(maps), micrograph.name, result.probability)
-            counted = len(result.picks.above(chosen))
-            yield Picked(micrograph.name, len(file.done), total, len(result.picks), counted)
+            else:
+                if maps is not None:
+                    Stored.write(Path(maps), micrograph.name, result.probability)
+                file.add(result.picks, micrograph.shape)
+                counted = len(result.picks.above(chosen))
+                yield Picked(micrograph.name, len(file.done), total, len(result.picks), counted)
             if stop is not None and stop.is_set():
                 yield Note("stopped: repeat the command to go on", warning=True)
                 return
+        if not file.done:
+            raise InputError(
+                out, "picks", found=f"none: all {total} micrographs failed", expected="one that can be picked",
+                remedy=f"The first reason: {next(iter(failed.values()))}",
+            )  # fmt: skip
         seconds, picked = time.perf_counter() - began, len(file.done) - len(earlier)
         path = file.finish(
             PickSet(
@@ -164,7 +172,8 @@ def evaluate(
     from verglas.evaluate import evaluate as compare
     from verglas.io.picks import read_picks
 
-    found, truth = (read_picks(path, options or FormatOptions()) for path in (picks, labels))
+    options = options or FormatOptions()
+    found, truth = read_picks(picks, options), read_picks(labels, options).counted()
     diameter = diameter_px or found.diameter_px
     if diameter is None:
         raise InputError(
@@ -181,7 +190,7 @@ def evaluate(
         found = replace(found, threshold=threshold, threshold_how="given by the user")
     at_hand = {}
     if maps is not None:
-        at_hand = {name: Stored.open(Path(maps), name).image() for name in truth.by_name()}
+        at_hand = {name: Stored.open(Path(maps), name).image() for name in truth.by_name() if name in known}
     found = replace(found, shapes={**found.shapes, **truth.shapes})
     figures = compare(found, truth.by_name(), diameter_px=diameter, radius=radius, seed=seed, probability=at_hand)
     return replace(
@@ -196,9 +205,13 @@ def export(
     threshold: float | None = None,
     everything: bool = False,
     format_name: str | None = None,
+    micrographs_star: str | Path | None = None,
     options: FormatOptions | None = None,
 ) -> Summary:
-    """Write the picks that count (or ``everything``) in another format; ``relion`` wants a folder."""
+    """Write the picks that count (or ``everything``) in another format.
+
+    ``relion-folder`` is what RELION extracts from; ``micrographs_star`` names the micrographs as RELION does.
+    """
     from verglas.io.picks import read_picks, relion_folder, write_picks
 
     options = options or FormatOptions()
@@ -208,7 +221,8 @@ def export(
     kept = found if everything else found.counted()
     facts: dict[str, Any] = {"picks": len(kept), "candidates": len(found), "threshold": found.threshold}
     if format_name == "relion-folder":
-        dropped = relion_folder(Path(out), kept)
+        star = None if micrographs_star is None else Path(micrographs_star)
+        dropped = relion_folder(Path(out), kept, micrographs_star=star)
         return Summary(facts | {"out": str(out), "dropped_outside": sum(dropped.values())})
     files = write_picks(out, kept, options, counted_only=False, format_name=format_name)
     return Summary(facts | {"out": str(out), "files": len(files)})
@@ -232,11 +246,16 @@ def demo(out: str | Path, *, seed: int = 0, stop: threading.Event | None = None)
     where = DataSettings(
         (str(data / "micrographs"),), str(out / "labels"), diameter_angstrom=Simulator(DEMO).particle.diameter_angstrom
     )
-    yield from train(replace(RunConfig(), data=where).with_train(seed=seed), run, stop=stop)
+    if (run / "report.html").exists():
+        yield Note(f"{run} has learned already; remove it to learn anew")
+    else:
+        yield from train(replace(RunConfig(), data=where).with_train(seed=seed), run, stop=stop)
     if stop is not None and stop.is_set():
         return
     yield Note("picking the other 8 and comparing them with the truth")
     yield from pick(run, files[2:], picks, stop=stop)
+    if stop is not None and stop.is_set():
+        return
     evaluation = evaluate(picks, out / "test-labels")
     figures = to_json(evaluation)
     path, picture = _picking_report(run, files[2:], picks, out / "test-labels", evaluation)
@@ -254,6 +273,7 @@ def _collect(config: "RunConfig") -> "Collected":
     return collect(
         data.micrographs, data.labels, diameter_px=data.diameter_px, diameter_angstrom=data.diameter_angstrom,
         pixel_size_angstrom=data.pixel_size_angstrom, complete=data.labels_are == "complete",
+        options=FormatOptions(cs_y=data.cs_y),
     )  # fmt: skip
 
 
@@ -297,9 +317,15 @@ def _write_failed(path: Path, failed: Mapping[str, str]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _pick_key(picker: "Picker", micrographs: Sequence[Micrograph]) -> str:
+def _pick_key(picker: "Picker", micrographs: Sequence[Micrograph], maps: str | Path | None) -> str:
     """Identify what a pick file depends on: settings, model, and the micrographs as they are on disk."""
-    settings = picker.recipe.hash, picker.config.search, picker.config.data.tiff_flip, picker.config.data.mrc_mode0
+    settings = (
+        str(maps),
+        picker.recipe.hash,
+        picker.config.search,
+        picker.config.data.tiff_flip,
+        picker.config.data.mrc_mode0,
+    )
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=8)
     for tensor in picker.network.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())
@@ -320,6 +346,19 @@ def _pages(run: Path, micrographs: Sequence[Micrograph], picks: PickSet, labels:
         found = by_name.get(micrograph.name, nothing(micrograph.name))
         pages.append(Page(micrograph.name, image, found, labels.get(micrograph.name), picker.probability(image)))
     return pages
+
+
+def _lacks_report(folder: Path, config: "RunConfig") -> bool:
+    """Tell whether a training of these settings ended, and was interrupted before its report was written."""
+    from verglas.runs import Run
+
+    ended = (folder / "model.json").exists() and not (folder / "report.html").exists()
+    return ended and Run(folder).config == config
+
+
+def _trained_summary(folder: Path, collection: Collection) -> Summary:
+    path = _training_report(folder, collection)
+    return Summary(_training_facts(folder) | {"report": str(path)})
 
 
 def _training_report(folder: Path, collection: Collection) -> Path:

@@ -25,6 +25,8 @@ app = typer.Typer(
 
 BAD_INPUT, PARTIAL, OUT_OF_MEMORY, INTERRUPTED = 3, 4, 5, 130
 
+_OUT_OF_MEMORY = "out of memory", "allocate memory"  # torch on a GPU, and on a CPU
+
 Micrographs = Annotated[
     list[str] | None,
     typer.Option("--micrographs", "-m", help="Files, folders, quoted patterns, or a text or STAR list; repeatable."),
@@ -44,6 +46,9 @@ Config = Annotated[Path | None, typer.Option(help="A TOML file of settings; opti
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as section.key=value; repeatable.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+MicrographsStar = Annotated[
+    Path | None, typer.Option(help="RELION's file of the micrographs, whose names relion-folder then uses.")
+]
 CsY = Annotated[Literal["asis", "flip"] | None, typer.Option(help="Which way y runs in cryoSPARC files; no default.")]
 BoxPx = Annotated[int | None, typer.Option(help="Side of the boxes that corner formats draw, in micrograph pixels.")]
 
@@ -69,13 +74,14 @@ def inspect(
     diameter_px: DiameterPx = None,
     diameter_angstrom: DiameterAngstrom = None,
     pixel_size_angstrom: PixelSize = None,
+    cs_y: CsY = None,
     config: Config = None,
     set_: Set = None,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("inspect.html"),
     as_json: AsJson = False,
 ) -> None:
     """Show labels over micrographs and measure whether they fit, before training."""
-    data = _data(micrographs, labels, None, diameter_px, diameter_angstrom, pixel_size_angstrom)
+    data = _data(micrographs, labels, None, diameter_px, diameter_angstrom, pixel_size_angstrom) | _given(cs_y=cs_y)
     _show(api.inspect(_config(config, {"data": data}, set_), out), as_json)
 
 
@@ -92,13 +98,15 @@ def train(
     steps: Annotated[int | None, typer.Option(help="Length of the training.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same machine and threads: same run.")] = None,
     device: Device = None,
+    cs_y: CsY = None,
     config: Config = None,
     set_: Set = None,
     as_json: AsJson = False,
 ) -> None:
     """Learn to pick from labelled micrographs. Repeat the command to go on after an interruption."""
     tree = {
-        "data": _data(micrographs, labels, labels_are, diameter_px, diameter_angstrom, pixel_size_angstrom),
+        "data": _data(micrographs, labels, labels_are, diameter_px, diameter_angstrom, pixel_size_angstrom)
+        | _given(cs_y=cs_y),
         "train": _given(steps=steps, seed=seed, device=device),
         "algorithm": _given(name=algorithm),
     }
@@ -160,6 +168,7 @@ def export(
     format_name: Annotated[
         str | None, typer.Option("--format", help="Such as relion-folder, box, cbox, topaz.")
     ] = None,
+    micrographs_star: MicrographsStar = None,
     box_px: BoxPx = None,
     cs_y: CsY = None,
     as_json: AsJson = False,
@@ -169,8 +178,9 @@ def export(
 
     options = FormatOptions(box_px=box_px, cs_y=cs_y)
     summary = api.export(
-        picks, out, threshold=threshold, everything=everything, format_name=format_name, options=options
-    )
+        picks, out, threshold=threshold, everything=everything, format_name=format_name,
+        micrographs_star=micrographs_star, options=options,
+    )  # fmt: skip
     _show(iter([summary]), as_json)
 
 
@@ -192,8 +202,11 @@ def main() -> None:
     except InputError as error:
         complain(str(error))
         sys.exit(BAD_INPUT)
+    except OSError as error:
+        complain(f"{error}. Check the path, its permissions and the space left on the disk.")
+        sys.exit(BAD_INPUT)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "out of memory" not in str(error):
+        if isinstance(error, RuntimeError) and not any(words in str(error) for words in _OUT_OF_MEMORY):
             raise
         complain("Out of memory. Use a smaller --set train.batch=2 or train.crop=128, or another --device.")
         sys.exit(OUT_OF_MEMORY)

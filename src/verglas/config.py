@@ -34,6 +34,7 @@ class DataSettings:
     pixel_size_angstrom: Positive | None = None
     tiff_flip: Literal["relion", "none"] = "relion"
     mrc_mode0: Literal["signed", "unsigned"] = "signed"
+    cs_y: Literal["asis", "flip"] | None = None
 
 
 @dataclass(frozen=True, slots=True)

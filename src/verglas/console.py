@@ -116,14 +116,8 @@ class _Bars:
 
 
 def _print_facts(facts: Any) -> None:
-    from rich.table import Table
-
     table = Table(show_header=False, box=None, pad_edge=False)
     for key, value in facts.items():
         text = f"{value:.4g}" if isinstance(value, float) else escape(str(value))
         table.add_row(key.replace("_", " "), text)
     Console().print(table)
-
-
-def _complain(sentence: str) -> None:
-    Console(stderr=True).print(f"[red]error[/] {escape(sentence)}", highlight=False)

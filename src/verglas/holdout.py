@@ -60,7 +60,7 @@ class Holdout:
 def plan(collection: Collection, share: float, generator: np.random.Generator) -> Holdout:
     """Hold out the validation micrographs of the data's own split, else about ``share`` of the labels."""
     if collection.split is not None and collection.split.validation:
-        names = collection.split.validation
+        names = tuple(sorted(generator.permutation(collection.split.validation)[:MOST_MICROGRAPHS].tolist()))
         return Holdout(dict.fromkeys(names, Area()), f"{len(names)} validation micrographs of the data set")
     names = tuple(sorted(training_names(collection)))
     bearing = tuple(name for name in names if len(collection.picks[name]))

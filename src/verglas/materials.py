@@ -109,5 +109,9 @@ def _masks(
 
 def _prior(labelled: Sequence[Stored]) -> float:
     """Return the share of positive pixels among the known ones."""
-    masks = [stored.masks() for stored in labelled]
-    return float(sum((m[0] & m[1]).sum() for m in masks) / max(1, sum(m[1].sum() for m in masks)))
+    positive = known = 0
+    for stored in labelled:  # one at a time: there may be thousands
+        target, looked_at = stored.masks()[:2]
+        positive += int((target & looked_at).sum())
+        known += int(looked_at.sum())
+    return positive / max(1, known)

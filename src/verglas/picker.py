@@ -24,6 +24,9 @@ from verglas.types import Image, Micrograph, Picks
 AHEAD = 1
 """Micrographs that may be done before they are asked for, beyond those in work; memory holds no more."""
 
+MOST_WORKERS = 8
+"""Micrographs in work at once on a machine of many cores, for the sake of its memory."""
+
 _WRONG_SIZE = 0.01
 
 
@@ -66,12 +69,12 @@ class Picker:
         On a CPU each core takes a micrograph of its own from file to picks: reading, resizing, the network and the
         search for peaks overlap, and no core waits for another. Memory holds a few micrographs, however many come.
         """
-        workers = torch.get_num_threads() if self.device.type == "cpu" else 2
+        workers = min(torch.get_num_threads(), MOST_WORKERS) if self.device.type == "cpu" else 2
         with _single_threaded(self.device):
             for micrograph, searched in _ahead(self.search, micrographs, workers):
                 try:
                     yield micrograph, searched.result()
-                except (InputError, OSError) as error:
+                except (InputError, OSError, ValueError) as error:  # a bad file must not end a batch
                     yield micrograph, error
 
     def search(self, micrograph: Micrograph) -> "Searched":
@@ -87,7 +90,8 @@ class Picker:
     def prepare(self, micrograph: Micrograph) -> Image:
         """Read a micrograph and bring it to the working scale."""
         ours, its = self.pixel_size_angstrom, micrograph.pixel_size_angstrom
-        if ours and its and abs(its / ours - 1) > _WRONG_SIZE:
+        told = self.config.data.pixel_size_angstrom is not None  # then the files were overruled in training, too
+        if ours and its and not told and abs(its / ours - 1) > _WRONG_SIZE:
             raise InputError(
                 micrograph.path, "pixel size", found=f"{its:.4g} Å", expected=f"{ours:.4g} Å, as in training",
                 remedy="Give --pixel-size-angstrom if the header is wrong; else train for this pixel size.",

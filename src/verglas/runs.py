@@ -102,6 +102,12 @@ class Run:
         """Write one of the folder's JSON files, whole or not at all."""
         write_text(self.folder / name, json.dumps(plain(values), indent=1) + "\n")
 
+    def rewind_records(self, step: int) -> None:
+        """Drop what was recorded after ``step``, which will come again, and a last line not written whole."""
+        path = self.folder / "records.jsonl"
+        whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+        write_text(path, "".join(line for line in whole if json.loads(line).get("step", 0) <= step))
+
     def append(self, record: Record) -> None:
         """Add a line to ``records.jsonl``."""
         with (self.folder / "records.jsonl").open("a", encoding="utf-8") as file:

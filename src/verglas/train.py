@@ -10,7 +10,8 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from verglas.runs import FORMAT, Run
 from verglas.ssl import Algorithm
 from verglas.types import Collection, Image, Picks, PickSet
 
+_BEGUN = {"config.toml", "records.jsonl", "prepared"}  # what a run holds that was stopped before its first state
+
 
 def train(
     collection: Collection, config: RunConfig, folder: Path, *, stop: threading.Event | None = None
@@ -60,22 +63,23 @@ def train(
     if materials is None:
         yield Trained(str(folder), 0, 0.0, True, None, "stopped: repeat the command to go on")
         return
-    trainer = Trainer(config, materials, collection, device)
+    trainer = Trainer(config, materials, collection, device, lambda state: _save_state(run, state, fingerprint))
     if saved is not None:
         trainer.restore(saved)
+        if saved["threads"] != torch.get_num_threads():
+            threads = f"{saved['threads']} threads before, {torch.get_num_threads()} now"
+            yield Note(f"{threads}: the result will differ slightly from an uninterrupted run", warning=True)
         yield Note(f"goes on at step {trainer.step} of {config.train.steps}")
     for record in trainer.run(stop):
         run.append(record)
         yield record
-        if trainer.due_to_save():
-            _save_state(run, trainer, fingerprint)
     if trainer.step < config.train.steps:
-        _save_state(run, trainer, fingerprint)
+        trainer.save()
         record = Trained(str(folder), trainer.step, trainer.seconds, True, None, "stopped: repeat the command to go on")
     else:
         candidates = trainer.candidates(trainer.shipped())
         point = trainer.operating_point(candidates)
-        _finish(run, trainer, recipe, point, candidates)
+        _finish(run, trainer, recipe, point, candidates, prepared)
         record = Trained(str(folder), trainer.step, trainer.seconds, False, point.threshold, point.how)
     run.append(record)
     yield record
@@ -97,8 +101,17 @@ def resolved_device(name: str) -> torch.device:
 class Trainer:
     """The state of a training, and one step after the other."""
 
-    def __init__(self, config: RunConfig, materials: Materials, collection: Collection, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        materials: Materials,
+        collection: Collection,
+        device: torch.device,
+        keep: Callable[[dict[str, Any]], None],
+    ) -> None:
         self.config, self.materials, self.collection, self.device = config, materials, collection, device
+        self.micrographs = collection.by_name()
+        self.keep = keep
         self.precision: Precision = at_precision(config.train.precision, device)
         self.generator = torch.Generator().manual_seed(config.train.seed)
         with torch.random.fork_rng():
@@ -118,6 +131,8 @@ class Trainer:
         sources = self.materials.labelled, self.materials.unlabelled
         stream = batches(*sources, self._cropping(), self.algorithm.strong_views, self.generator)
         while self.step < settings.steps and not stop.is_set():
+            if self.step and self.step % settings.save_every == 0:
+                self.save()
             labelled, unlabelled = next(stream)
             watch = self._update(_to(labelled, self.device), _to(unlabelled, self.device))
             self.step += 1
@@ -128,19 +143,15 @@ class Trainer:
             if self.step % settings.validate_every == 0 or self.step == settings.steps:
                 yield self._validate()
 
-    def due_to_save(self) -> bool:
-        """Tell whether the state should be written now."""
-        return self.step % self.config.train.save_every == 0 and self.step < self.config.train.steps
-
-    def state(self) -> dict[str, Any]:
-        """Return all that decides what comes next, in types that load with ``weights_only``."""
-        return {
+    def save(self) -> None:
+        """Keep all that decides what comes next, in types that load with ``weights_only``."""
+        self.keep({
             "student": self.student.state_dict(), "average": self.average.state_dict(), "best": self.best,
             "best_ap": self.best_ap, "shipped_ap": self.shipped_ap, "best_step": self.best_step,
             "algorithm": self.algorithm.state_dict(),
             "optimiser": self.optimiser.state_dict(), "generator": self.generator.get_state(),
             "step": self.step, "seconds": self.seconds, "threads": torch.get_num_threads(),
-        }  # fmt: skip
+        })  # fmt: skip
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up where ``state`` left off."""
@@ -168,7 +179,7 @@ class Trainer:
     def candidates(self, model: UNet) -> PickSet:
         """Return all candidates that the model finds in the held-out areas."""
         picks = [self._search(model, stored, stored.image()) for stored in self.materials.validation]
-        shapes = {p.micrograph: self.collection.by_name()[p.micrograph].shape for p in picks}
+        shapes = {p.micrograph: self.micrographs[p.micrograph].shape for p in picks}
         return PickSet(tuple(map(self.materials.holdout.inside, picks)), shapes=shapes)
 
     def operating_point(self, candidates: PickSet) -> OperatingPoint:
@@ -182,7 +193,7 @@ class Trainer:
         return replace(point, how=f"{point.how}; on {self.materials.holdout.how}")
 
     def _search(self, model: UNet, stored: Stored, image: Image) -> Picks:
-        micrograph = self.collection.by_name()[stored.name]
+        micrograph = self.micrographs[stored.name]
         found = probability(model, image, precision=self.precision)
         return find(found, micrograph, diameter_px=self.collection.diameter_px, **asdict(self.config.search))
 
@@ -274,34 +285,45 @@ def _begin(run: Run, config: RunConfig, fingerprint: str) -> dict[str, Any] | No
                 run.folder, "run folder", found="a finished run", expected="a new folder",
                 remedy="Choose another --out, or remove the folder.",
             )  # fmt: skip
+        held = {file.name for file in run.folder.iterdir()} if run.folder.exists() else set()
+        if held - _BEGUN or (held and "records.jsonl" not in held):
+            raise InputError(
+                run.folder, "run folder", found="a folder with other files", expected="a new or an empty one",
+                remedy="Choose another --out.",
+            )  # fmt: skip
         run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / "records.jsonl").unlink(missing_ok=True)
         config.save(run.folder / "config.toml")
         return None
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     if state["fingerprint"] != fingerprint:
         raise InputError(
             run.folder, "run folder", found="an unfinished run with other settings or data", expected="the same ones",
             remedy="Repeat the command that began it, or choose another --out.",
         )  # fmt: skip
+    run.rewind_records(state["step"])
     return state
 
 
 def _fingerprint(collection: Collection, config: RunConfig) -> str:
     """Identify settings and data, so that a run only goes on with its own."""
-    digest = hashlib.blake2b(repr(config).encode(), digest_size=8)
-    digest.update(repr([(m.name, m.shape) for m in collection.micrographs]).encode())
+    digest = hashlib.blake2b(repr((config, collection.diameter_px)).encode(), digest_size=8)
+    for micrograph in collection.micrographs:
+        about = micrograph.path.stat()
+        digest.update(repr((micrograph.name, micrograph.shape, about.st_size, about.st_mtime_ns)).encode())
     for name, picks in collection.picks.items():
         digest.update(name.encode() + picks.xy.tobytes())
     return digest.hexdigest()
 
 
-def _save_state(run: Run, trainer: Trainer, fingerprint: str) -> None:
+def _save_state(run: Run, state: dict[str, Any], fingerprint: str) -> None:
     with whole_file(run.folder / "resume.pt") as path:
-        torch.save(trainer.state() | {"fingerprint": fingerprint}, path)
+        torch.save(state | {"fingerprint": fingerprint}, path)
 
 
-def _finish(run: Run, trainer: Trainer, recipe: Preprocess, point: OperatingPoint, candidates: PickSet) -> None:
+def _finish(
+    run: Run, trainer: Trainer, recipe: Preprocess, point: OperatingPoint, candidates: PickSet, prepared: Path
+) -> None:
     """Write the shipped model and all that picking needs, then drop what only training needed."""
     network.save(trainer.shipped(), run.folder)
     run.write_json("operating_point.json", point.to_dict())
@@ -320,7 +342,9 @@ def _finish(run: Run, trainer: Trainer, recipe: Preprocess, point: OperatingPoin
         "threads": torch.get_num_threads(), "prior": materials.prior, "training_labels": trainer.training_labels(),
     })  # fmt: skip
     (run.folder / "resume.pt").unlink(missing_ok=True)
-    shutil.rmtree(run.folder / "prepared", ignore_errors=True)
+    shutil.rmtree(prepared, ignore_errors=True)
+    with suppress(OSError):
+        prepared.parent.rmdir()
 
 
 def _to(batch: Any, device: torch.device) -> Any:

@@ -23,13 +23,13 @@ class Step:
 class Algorithm(nn.Module, ABC):
     """A way to learn. It has no parameters; what it must remember between steps are buffers.
 
-    ``teacher`` says which second model the trainer keeps for it: none, a running average of the student, or a
-    snapshot renewed in rounds. ``strong_views`` is the number of strong views of each unlabelled tile it wants;
+    ``teacher`` says which second model the trainer keeps for it: none, or the running average of the student.
+    ``strong_views`` is the number of strong views of each unlabelled tile it wants;
     with 0 it is given no unlabelled tiles.
     """
 
     name: ClassVar[str]
-    teacher: ClassVar[Literal["none", "average", "snapshot"]] = "none"
+    teacher: ClassVar[Literal["none", "average"]] = "none"
     strong_views: ClassVar[int] = 0
 
     def __init__(self, loss: Loss) -> None:
