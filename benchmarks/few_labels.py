@@ -125,7 +125,7 @@ def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((tuple(row["settings"]), row["set"], row["labelled"]), []).append(row)
-    for (settings, name, labelled), group in groups.items():
+    for (settings, name, labelled), group in sorted(groups.items()):
         cells = [_spread(group, key) for key in ("ap@0.5", "f1@0.5", "best_f1@0.5", "ap@0.3", "f1@0.3")]
         grid = " / ".join(f"{group[0][f'grid_f1@{radius}']:.2f}" for radius in ("0.5", "0.3"))
         seconds = f"{statistics.median(row['train_seconds'] for row in group):.0f}"
