@@ -78,5 +78,5 @@ def _covered_share(truth: Mapping[str, Picks], shapes: Mapping[str, tuple[int, i
     inside = []
     for name, labels in truth.items():
         size = int(shapes[name][0] / grid.dy), int(shapes[name][1] / grid.dx)
-        inside.append(distance_to_nearest(labels.xy, grid, size).ravel() <= diameter_px / 2)
+        inside.append(np.isfinite(distance_to_nearest(labels.xy, grid, size, within=diameter_px / 2)).ravel())
     return float(np.mean(np.concatenate(inside)))

@@ -145,7 +145,7 @@ def _pixels(probability: Mapping[str, Image], truth: Mapping[str, Picks], diamet
     parts = []
     for name in sorted(truth.keys() & probability.keys()):
         image = probability[name]
-        inside = distance_to_nearest(truth[name].xy, image.grid, image.valid.shape) <= diameter_px / 2
+        inside = np.isfinite(distance_to_nearest(truth[name].xy, image.grid, image.valid.shape, within=diameter_px / 2))
         parts.append((image.data[image.valid], inside[image.valid]))
     if not parts:
         return None

@@ -89,7 +89,9 @@ def _contrast(band: Float[np.ndarray, "h w"], at: Float[np.ndarray, "n 2"]) -> f
 
 def _covered(picks: Picks, image: Image, diameter_px: float) -> float:
     """Return the share of the micrograph inside a particle's disc around some label."""
-    return float((distance_to_nearest(picks.xy, image.grid, image.data.shape) <= diameter_px / 2).mean())
+    return float(
+        np.isfinite(distance_to_nearest(picks.xy, image.grid, image.data.shape, within=diameter_px / 2)).mean()
+    )
 
 
 def _warnings(numbers: Mapping[str, Any], contrast: Mapping[str, float]) -> list[str]:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.spatial import cKDTree
 
 from verglas.errors import check_range
 from verglas.types import Grid, Image, Picks
@@ -32,17 +31,27 @@ class Disc:
         A pixel is known where it is valid and either core or, with complete labels, beyond every ring: with
         partial labels nobody looked at the rest. Where rings overlap cores, the core wins.
         """
-        distance = distance_to_nearest(picks.xy, image.grid, image.valid.shape)
-        core = distance <= self.core * diameter_px / 2
-        known = core | (distance > self.ring * diameter_px / 2) if complete else core
+        core_px, ring_px = self.core * diameter_px / 2, self.ring * diameter_px / 2
+        distance = distance_to_nearest(picks.xy, image.grid, image.valid.shape, within=max(core_px, ring_px))
+        core = distance <= core_px
+        known = core | (distance > ring_px) if complete else core
         return core, known & image.valid
 
 
-def distance_to_nearest(xy: Float[np.ndarray, "n 2"], grid: Grid, shape: tuple[int, int]) -> Float[np.ndarray, "h w"]:
-    """Return for each pixel the distance to the nearest position, in micrograph pixels; infinite without any."""
+def distance_to_nearest(
+    xy: Float[np.ndarray, "n 2"], grid: Grid, shape: tuple[int, int], *, within: float
+) -> Float[np.ndarray, "h w"]:
+    """Return for each pixel the distance to the nearest position, in micrograph pixels; infinite beyond ``within``."""
     h, w = shape
-    if len(xy) == 0:
-        return np.full(shape, np.inf)
-    columns, rows = np.meshgrid(np.arange(w, dtype=float), np.arange(h, dtype=float))
-    pixels = grid.to_micrograph(np.stack([columns.ravel(), rows.ravel()], axis=1))
-    return cKDTree(xy).query(pixels)[0].reshape(shape)
+    nearest = np.full(shape, np.inf)
+    x, y = grid.x0 + np.arange(w) * grid.dx, grid.y0 + np.arange(h) * grid.dy
+    for cx, cy in xy.tolist():
+        rows, columns = _span(y, cy, within), _span(x, cx, within)
+        window = nearest[rows, columns]
+        np.minimum(window, np.hypot(x[columns] - cx, (y[rows] - cy)[:, None]), out=window)
+    return np.where(nearest <= within, nearest, np.inf)
+
+
+def _span(line: Float[np.ndarray, " n"], centre: float, reach: float) -> slice:
+    """Return which of the rising values lie within ``reach`` of ``centre``."""
+    return slice(int(np.searchsorted(line, centre - reach)), int(np.searchsorted(line, centre + reach, side="right")))
