@@ -131,6 +131,8 @@ def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
         seconds = f"{statistics.median(row['train_seconds'] for row in group):.0f}"
         about = ", ".join(settings) or "defaults"
         yield "| " + " | ".join([name, f"{labelled} x {len(group)}", *cells, grid, seconds, about]) + " |"
+    days = sorted({row["date"] for row in rows})
+    yield f"\nMade on {' and '.join(days)}, verglas {__version__}."
 
 
 def _spread(group: list[dict[str, Any]], key: str) -> str:
