@@ -5,7 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from verglas.types import Collection, Evaluation, Micrograph, Picks, PickSet, no
 if TYPE_CHECKING:
     from verglas.config import RunConfig
     from verglas.io.collections import Collected, Found
-    from verglas.io.micrographs import ReadOptions
     from verglas.picker import Picker
     from verglas.report import Page
     from verglas.simulate import Scene
@@ -41,16 +40,15 @@ def inspect(config: "RunConfig", out: str | Path) -> Iterator[Record]:
     """Show labels over micrographs, and measure whether they fit, before anything is trained."""
     from verglas.io.micrographs import read_image
     from verglas.labels import label_facts
-    from verglas.preprocess import Preprocess
     from verglas.report import Page, write_inspection
 
     collected = _collect(config)
     yield from _said(collected)
     collection, pages = collected.collection, []
-    recipe = Preprocess(diameter_px=collection.diameter_px, **asdict(config.preprocess))
+    recipe = config.recipe(collection.diameter_px)
     for micrograph in _first(collection.micrographs, collection.picks):
         try:
-            image = recipe.prepare(read_image(micrograph, _reading(config)))
+            image = recipe.prepare(read_image(micrograph, config.data.reading()))
         except (InputError, OSError) as error:
             yield Failed(str(micrograph.path), str(error))
             continue
@@ -285,12 +283,6 @@ def _said(collected: "Collected | Found") -> Iterator[Record]:
         yield Failed(str(failure.path), failure.reason)
 
 
-def _reading(config: "RunConfig") -> "ReadOptions":
-    from verglas.io.micrographs import ReadOptions
-
-    return ReadOptions(config.data.mrc_mode0, config.data.tiff_flip)
-
-
 def _first(micrographs: Sequence[Micrograph], picks: Mapping[str, Picks]) -> list[Micrograph]:
     """Return the first few micrographs, those with labels before the others."""
     return sorted(micrographs, key=lambda micrograph: micrograph.name not in picks)[:MOST_PAGES]
@@ -319,13 +311,7 @@ def _write_failed(path: Path, failed: Mapping[str, str]) -> None:
 
 def _pick_key(picker: "Picker", micrographs: Sequence[Micrograph], maps: str | Path | None) -> str:
     """Identify what a pick file depends on: settings, model, and the micrographs as they are on disk."""
-    settings = (
-        str(maps),
-        picker.recipe.hash,
-        picker.config.search,
-        picker.config.data.tiff_flip,
-        picker.config.data.mrc_mode0,
-    )
+    settings = str(maps), picker.recipe.hash, picker.config.search, picker.config.data.reading()
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=8)
     for tensor in picker.network.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())
@@ -357,31 +343,21 @@ def _lacks_report(folder: Path, config: "RunConfig") -> bool:
 
 
 def _trained_summary(folder: Path, collection: Collection) -> Summary:
-    path = _training_report(folder, collection)
-    return Summary(_training_facts(folder) | {"report": str(path)})
-
-
-def _training_report(folder: Path, collection: Collection) -> Path:
-    """Write the report of a finished training, with the held-out micrographs as its pictures."""
+    """Write the report of a finished training, with the held-out micrographs as its pictures; sum it up."""
     from verglas.report import write_report
     from verglas.runs import Run
 
     run = Run.open(folder)
     candidates, truth = run.validation()
     shown = [collection.by_name()[name] for name in truth][:MOST_PAGES]
-    return write_report(run, _pages(folder, shown, candidates, truth), validation=(candidates, truth))
-
-
-def _training_facts(folder: Path) -> dict[str, Any]:
-    from verglas.runs import Run
-
-    run = Run.open(folder)
-    point, keys = run.operating_point(), ("steps", "best_step", "seconds", "validation_ap", "device", "precision")
-    return {"run": str(folder), **{key: run.facts()[key] for key in keys}} | {
+    path = write_report(run, _pages(folder, shown, candidates, truth), validation=(candidates, truth))
+    point, known = run.operating_point(), run.facts()
+    keys = ("steps", "best_step", "seconds", "validation_ap", "device", "precision")
+    return Summary({"run": str(folder), **{key: known[key] for key in keys}} | {
         "threshold": point.threshold, "threshold_interval": point.interval, "threshold_how": point.how,
         "validation_f1": point.f1, "validation_precision": point.precision, "validation_recall": point.recall,
-        "validation": run.split()["how"],
-    }  # fmt: skip
+        "validation": run.split()["how"], "report": str(path),
+    })  # fmt: skip
 
 
 def _picking_report(

@@ -14,8 +14,10 @@ from pydantic import Field
 from verglas.augment import Geometry, Photometry
 from verglas.errors import InputError
 from verglas.io._base import write_text
+from verglas.io.micrographs import ReadOptions
 from verglas.losses import Loss
 from verglas.model import Shape
+from verglas.preprocess import Preprocess
 from verglas.targets import Disc
 
 Positive = Annotated[float, Field(gt=0)]
@@ -35,6 +37,10 @@ class DataSettings:
     tiff_flip: Literal["relion", "none"] = "relion"
     mrc_mode0: Literal["signed", "unsigned"] = "signed"
     cs_y: Literal["asis", "flip"] | None = None
+
+    def reading(self) -> ReadOptions:
+        """Return what micrograph files leave open."""
+        return ReadOptions(self.mrc_mode0, self.tiff_flip)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +155,10 @@ class RunConfig:
                 branch = {part: branch}
             tree = _merge(tree, branch)
         return self.merged(tree, where="--set")
+
+    def recipe(self, diameter_px: float) -> Preprocess:
+        """Return the one recipe that every path of a run prepares micrographs by."""
+        return Preprocess(diameter_px=diameter_px, **asdict(self.preprocess))
 
     def save(self, path: str | Path) -> None:
         """Write the whole configuration as TOML; settings that are None are left out."""

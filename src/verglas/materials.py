@@ -11,7 +11,7 @@ from verglas.config import RunConfig
 from verglas.data import Stored
 from verglas.errors import InputError
 from verglas.holdout import Holdout, plan, training_names
-from verglas.io.micrographs import ReadOptions, read_image
+from verglas.io.micrographs import read_image
 from verglas.preprocess import Preprocess
 from verglas.records import Failed, Note, Prepared, Record
 from verglas.ssl import Algorithm, make_algorithm
@@ -49,7 +49,7 @@ def gather(
         wanted += [m.name for m in collection.micrographs if m.name not in collection.picks]
     yield Note(f"validation: {holdout.how}")
     stored: dict[str, Stored] = {}
-    micrographs, reading = collection.by_name(), ReadOptions(config.data.mrc_mode0, config.data.tiff_flip)
+    micrographs, reading = collection.by_name(), config.data.reading()
     for done, name in enumerate(wanted, 1):
         if stop.is_set():
             return None

@@ -13,7 +13,7 @@ import torch
 from verglas import model as network
 from verglas.config import RunConfig
 from verglas.errors import InputError
-from verglas.io.micrographs import ReadOptions, read_image, read_micrograph
+from verglas.io.micrographs import read_image, read_micrograph
 from verglas.model import UNet
 from verglas.pick import find
 from verglas.predict import Precision, at_precision, probability
@@ -96,8 +96,7 @@ class Picker:
                 micrograph.path, "pixel size", found=f"{its:.4g} Å", expected=f"{ours:.4g} Å, as in training",
                 remedy="Give --pixel-size-angstrom if the header is wrong; else train for this pixel size.",
             )  # fmt: skip
-        data = self.config.data
-        return self.recipe.prepare(read_image(micrograph, ReadOptions(data.mrc_mode0, data.tiff_flip)))
+        return self.recipe.prepare(read_image(micrograph, self.config.data.reading()))
 
     def probability(self, image: Image) -> Image:
         """Return the probability map of a prepared micrograph."""

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image as Pillow
 
-BLUE, SKY, GREEN, YELLOW = "#0072B2", "#56B4E9", "#009E73", "#F0E442"
-ORANGE, VERMILLION, PURPLE = "#E69F00", "#D55E00", "#CC79A7"
+BLUE, SKY, YELLOW = "#0072B2", "#56B4E9", "#F0E442"
+ORANGE, VERMILLION = "#E69F00", "#D55E00"
 INK, FAINT = "#222222", "#8A8A8A"
 
 _STYLE: Mapping[str, Any] = {

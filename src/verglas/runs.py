@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ class Run:
 
     def preprocess(self) -> Preprocess:
         """Return the recipe that training used."""
-        return Preprocess(diameter_px=self.facts()["diameter_px"], **asdict(self.config.preprocess))
+        return self.config.recipe(self.facts()["diameter_px"])
 
     def model(self) -> UNet:
         """Load the network, ready to predict."""

@@ -57,7 +57,7 @@ def train(
         torch.set_num_threads(config.train.threads)
     fingerprint = _fingerprint(collection, config)
     saved = _begin(run, config, fingerprint)
-    recipe = Preprocess(diameter_px=collection.diameter_px, **asdict(config.preprocess))
+    recipe = config.recipe(collection.diameter_px)
     prepared = folder / "prepared" / fingerprint
     materials = yield from _logged(run, gather(collection, config, recipe, prepared, stop))
     if materials is None:

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from verglas import __version__
 from verglas.errors import InputError
 from verglas.io._base import FormatOptions, PicksFormat, micrograph_name, write_text
-from verglas.io.tables import alone, by_micrograph, distinct, nothing, numbers, read_bytes, read_lines, shown
-from verglas.types import Picks, PickSet
+from verglas.io.tables import alone, by_micrograph, distinct, numbers, read_bytes, read_lines, shown, source_of
+from verglas.types import Picks, PickSet, nothing
 
 _TOKEN = re.compile(r"""(["'])(.*?)\1(?=\s|$)|(\S+)""")
 _NEEDS_QUOTES = re.compile(r"""^$|^[_#;"']|[\s\x00-\x1f\x7f]|^(data_|loop_|save_|stop_|global_)""")
@@ -311,7 +311,7 @@ def _follow(path: Path, listed: Block) -> Iterator[Picks]:
         parts = _read_table(found, read_star(found)).picks
         if len(parts) > 1:
             raise InputError(found, "micrographs", found=len(parts), expected=f"one, as {path}:{line} lists it")
-        yield replace(parts[0] if parts else nothing(found, name), micrograph=micrograph_name(name))
+        yield replace(parts[0] if parts else nothing(name, source_of(found)), micrograph=micrograph_name(name))
 
 
 _MARK = "# verglas picks; three blocks, the last names every micrograph that was searched\n"
@@ -384,7 +384,7 @@ def _read_own(path: Path, blocks: Mapping[str, Block]) -> PickSet:
     parts = {part.micrograph: part for part in rows}
     declared = dict(zip(names, searched.numbers(_CANDIDATES).tolist(), strict=True))
     for name in (*names, *parts):
-        if declared.get(name) != len(parts.setdefault(name, nothing(path, name))):
+        if declared.get(name) != len(parts.setdefault(name, nothing(name, source_of(path)))):
             found, expected = f"{len(parts[name])} of {shown(name)}", f"{declared.get(name, 0):g}, as declared"
             raise _incomplete(path, "number of picks", found, expected)
     sizes = zip(names, searched.numbers(_HEIGHT).tolist(), searched.numbers(_WIDTH).tolist(), strict=True)

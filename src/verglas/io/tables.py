@@ -129,11 +129,6 @@ def alone(path: Path, xy: Float[np.ndarray, "n 2"], score: Float[np.ndarray, " n
     return Picks(micrograph_name(path), xy, np.ones(len(xy)) if score is None else score, source_of(path))
 
 
-def nothing(path: Path, micrograph: str) -> Picks:
-    """Return the picks of a micrograph that was searched in vain."""
-    return Picks(micrograph, np.zeros((0, 2)), np.zeros(0), source_of(path))
-
-
 def only(picks: PickSet, path: Path) -> Picks:
     """Return the one entry that a format of one micrograph a file can hold."""
     if len(picks.picks) != 1:
