@@ -551,11 +551,11 @@ def test_dataset_holds_images_and_their_truth(tmp_path: Path) -> None:
         np.testing.assert_allclose(table[:, :2], made.picks.xy, atol=6e-4)
         np.testing.assert_allclose(table[:, 3:], made.pose_degrees, atol=6e-3)
         assert record.particles == row["particles"] == len(made.picks)
-        mask = tmp_path / "truth" / f"{record.name}_junk.png"
+        mask = tmp_path / "junk" / f"{record.name}.png"
         assert mask.exists() == made.junk.any()
         if made.junk.any():
             np.testing.assert_array_equal(np.asarray(Pillow.open(mask)) > 0, made.junk)
-    assert any((tmp_path / "truth").glob("*_junk.png"))
+    assert any((tmp_path / "junk").glob("*.png"))
 
 
 def test_micrographs_do_not_depend_on_how_many_were_asked(tmp_path: Path) -> None:

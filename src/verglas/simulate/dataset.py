@@ -28,7 +28,7 @@ class Written:
 def write_dataset(folder: str | Path, scene: Scene, micrographs: int, seed: int) -> Iterator[Written]:
     """Write micrographs one by one, each with its truth, and yield a record of each.
 
-    ``micrographs/mic_0000.mrc``, ``truth/mic_0000.csv`` (centres and poses), ``truth/mic_0000_junk.png`` (white
+    ``micrographs/mic_0000.mrc``, ``truth/mic_0000.csv`` (centres and poses), ``junk/mic_0000.png`` (white
     is junk; only where there is some) and ``truth.json``. A micrograph depends on the scene, the seed and its own
     number alone. A folder that holds another scene or seed is refused.
     """
@@ -52,7 +52,7 @@ def _written(folder: Path, simulator: Simulator, micrographs: int, about: dict[s
         name = f"mic_{number:04d}"
         made = simulator(np.random.default_rng([about["seed"], number]), name)
         path = folder / "micrographs" / f"{name}.mrc"
-        _write_truth(folder / "truth", made)
+        _write_truth(folder, made)
         write_mrc(path, made.image, simulator.scene.pixel_size_angstrom)
         junk_share = float(made.junk.mean())
         row = {"name": name, "particles": len(made.picks), "defocus_angstrom": made.defocus_angstrom}
@@ -64,8 +64,8 @@ def _written(folder: Path, simulator: Simulator, micrographs: int, about: dict[s
 def _write_truth(folder: Path, made: Simulated) -> None:
     table = np.column_stack([made.picks.xy, made.visible, made.pose_degrees])
     lines = [f"{x:.3f},{y:.3f},{visible:.3f},{rot:.2f},{tilt:.2f},{psi:.2f}" for x, y, visible, rot, tilt, psi in table]
-    write_text(folder / f"{made.picks.micrograph}.csv", "\n".join(["x,y,visible,rot,tilt,psi", *lines, ""]))
-    mask = folder / f"{made.picks.micrograph}_junk.png"
+    write_text(folder / "truth" / f"{made.picks.micrograph}.csv", "\n".join(["x,y,visible,rot,tilt,psi", *lines, ""]))
+    mask = folder / "junk" / f"{made.picks.micrograph}.png"
     if made.junk.any():
         with whole_file(mask) as temporary:
             Pillow.fromarray(made.junk.astype(np.uint8) * 255).save(temporary, format="PNG")
