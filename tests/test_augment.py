@@ -135,6 +135,49 @@ def test_the_generator_decides_where_a_crop_lies() -> None:
     assert first == again != other
 
 
+def drawn_around(geometry: Geometry, xy: tuple[float, float], size: int, n: int = 400) -> list[Placement]:
+    generator = seeded()
+    return [geometry.place((200, 300), size, generator, around=xy) for _ in range(n)]
+
+
+def in_crop(place: Placement, xy: tuple[float, float]) -> np.ndarray:
+    """Return where a position of the source lies in the crop, from its centre."""
+    return np.linalg.solve(place.source(), np.array(xy) - (place.x, place.y))
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.25])
+def test_a_crop_around_a_position_has_it_in_its_middle_half(scale: float) -> None:
+    xy, size = (120.0, 70.0), 64
+    offsets = np.array([in_crop(p, xy) for p in drawn_around(Geometry(rotate=False, scale=scale), xy, size)])
+    assert np.abs(offsets).max() <= size / 4
+    for column in offsets.T:
+        assert column.min() == pytest.approx(-size / 4, abs=1)
+        assert column.max() == pytest.approx(size / 4, abs=1)
+        assert np.abs(column).mean() == pytest.approx(size / 8, abs=1), "evenly"
+
+
+def test_a_turned_crop_still_shows_the_position_it_was_drawn_around() -> None:
+    xy, size = (0.0, 199.0), 48  # a corner
+    for place in drawn_around(Geometry(), xy, size):
+        assert np.hypot(*in_crop(place, xy)) <= size / 4 * math.sqrt(2) + 1e-9
+    spot = np.zeros((200, 300), bool)
+    spot[197:200, 0:3] = True
+    for place in drawn_around(Geometry(), xy, size, 20):
+        _, planes = place.cut(np.zeros((200, 300), np.float32), spot[None], size)
+        assert planes.any()
+
+
+def test_with_and_without_a_position_crops_are_turned_and_scaled_alike() -> None:
+    """The draws are the same ones, so that the stream of random numbers is."""
+    one, other = seeded(), seeded()
+    for _ in range(5):
+        free, around = (
+            Geometry().place((200, 300), 64, one), Geometry().place((200, 300), 64, other, around=(50.0, 60.0))
+        )  # fmt: skip
+        assert (free.angle, free.zoom, free.mirrored) == (around.angle, around.zoom, around.mirrored)
+    assert torch.equal(one.get_state(), other.get_state())
+
+
 @pytest.mark.parametrize("fault", [{"scale": -0.1}, {"scale": 2.0}, {"overhang": 0.6}, {"overhang": -0.1}])
 def test_an_impossible_geometry_is_refused(fault: dict[str, float]) -> None:
     with pytest.raises(InputError, match=f"geometry: {next(iter(fault))} is"):

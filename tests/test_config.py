@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from verglas.config import RunConfig, TrainSettings
 from verglas.errors import InputError
+from verglas.gates import GuardSettings
 from verglas.preprocess import Preprocess
 
 
@@ -60,6 +61,9 @@ def test_where_nothing_is_close_nothing_is_suggested() -> None:
         ({"search": {"separation": 3}}, "search.separation", "3"),
         ({"photometry": {"noise": "much"}}, "photometry.noise", "'much'"),
         ({"algorithm": {"options": 3}}, "algorithm.options", "3"),
+        ({"guard": {"patience": 1.5}}, "guard.patience", "1.5"),
+        ({"guard": {"active": "perhaps"}}, "guard.active", "'perhaps'"),
+        ({"train": {"centred": 2}}, "train.centred", "2"),
         ({"train": 5}, "train", "5"),
     ],
     ids=str,
@@ -84,6 +88,7 @@ def test_a_value_that_cannot_be_is_named(tree: dict[str, object], field: str, fo
         ({"photometry": {"contrast": 0}}, "photometry: contrast is 0"),
         ({"target": {"core": 0}}, "target: core is 0"),
         ({"model": {"depth": 12}}, "model: depth is 12; expected 0 to 8"),
+        ({"guard": {"earliest": 0.7}}, r"guard: latest is 0\.6; expected 0\.7 to 1"),
     ],
 )
 def test_what_a_part_refuses_is_said_in_its_own_words(tree: dict[str, object], message: str) -> None:
@@ -132,6 +137,8 @@ def test_numbers_are_read_as_their_kind() -> None:
         ("train.device='cpu'", "cpu"),
         ("train.device=a=b", "a=b"),
         ("geometry.rotate=true", True),
+        ("guard.active=false", False),
+        ("train.start_from=runs/first", "runs/first"),
         ("data.micrographs=['a/*.mrc', 'b.mrc']", ("a/*.mrc", "b.mrc")),
         ("data.labels=my labels.star", "my labels.star"),
         ("algorithm.options.weight=0.5", 0.5),
@@ -171,6 +178,7 @@ configs = st.builds(
         train={"steps": steps, "rate": rate, "crop": crop},
         data={"micrographs": micrographs, "labels": labels, "diameter_px": diameter},
         geometry={"rotate": rotate}, model={"norm": norm}, algorithm={"options": options}, loss={"bce": bce},
+        guard={"active": rotate, "skill": min(1.0, bce / 10)},
     ),
     st.integers(1, 10**9),
     st.floats(1e-12, 1e12),
@@ -197,8 +205,16 @@ def test_every_setting_is_written(tmp_path: Path) -> None:
     RunConfig().save(tmp_path / "config.toml")
     tree = tomllib.loads((tmp_path / "config.toml").read_text(encoding="utf-8"))
     assert set(tree) == {field.name for field in fields(RunConfig)}
-    assert set(tree["train"]) == {field.name for field in fields(TrainSettings)}
-    assert "diameter_px" not in tree["data"], "what is None is left out"
+    assert set(tree["train"]) == {field.name for field in fields(TrainSettings)} - {"start_from"}, "None is left out"
+    assert set(tree["guard"]) == {field.name for field in fields(GuardSettings)}
+    assert "diameter_px" not in tree["data"]
+
+
+def test_by_default_the_algorithm_suits_itself_to_the_data_under_guard() -> None:
+    config = RunConfig()
+    assert (config.algorithm.name, dict(config.algorithm.options)) == ("auto", {})
+    assert config.guard.active
+    assert config.train.start_from is None
 
 
 def test_a_file_may_say_little(tmp_path: Path) -> None:

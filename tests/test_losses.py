@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from verglas.errors import InputError
-from verglas.losses import Loss, bce, focal, masked_mean, tversky
+from verglas.losses import Loss, bce, bernoulli_entropy, focal, ge_binomial, masked_mean, non_negative_pu, tversky
 
 P = torch.tensor([[0.9, 0.6, 0.2, 0.05]], dtype=torch.float64)
 Y = torch.tensor([[1.0, 0.0, 1.0, 0.0]], dtype=torch.float64)
@@ -99,6 +100,115 @@ def test_a_masked_mean_counts_all_the_caller_names() -> None:
     assert masked_mean(values, kept, among=valid) == 1
     assert masked_mean(values, ~valid) == 0
     assert masked_mean(values, ~valid, among=valid) == 0
+
+
+# --- the entropy ---
+
+
+def test_the_entropy_of_a_probability_is_its_formula_and_zero_where_it_is_certain() -> None:
+    torch.testing.assert_close(bernoulli_entropy(P), -P * P.log() - (1 - P) * (1 - P).log())
+    assert bernoulli_entropy(torch.tensor([0.0, 1.0])).tolist() == [0, 0]
+    assert bernoulli_entropy(torch.tensor(0.5)).item() == pytest.approx(math.log(2))
+
+
+def test_cross_entropy_cannot_go_below_the_entropy_of_its_target() -> None:
+    torch.testing.assert_close(bce(Z, P), bernoulli_entropy(P))
+    for other in (-0.5, 0.5):
+        assert (bce(Z + other, P) > bernoulli_entropy(P) + 1e-3).all()
+
+
+# --- positives and unlabelled pixels ---
+
+
+def test_the_nnpu_risk_is_its_formula() -> None:
+    logits = torch.tensor([2.0, -1.0, 0.5, -3.0, -2.0])
+    positive, unlabelled = torch.arange(5) < 2, torch.arange(5) >= 2
+    as_positive, as_negative = -logits.sigmoid().log(), -(1 - logits.sigmoid()).log()
+    bracket = as_negative[2:].mean() - 0.1 * as_negative[:2].mean()
+    assert bracket > 0
+    expected = 0.1 * as_positive[:2].mean() + bracket
+    torch.testing.assert_close(non_negative_pu(logits, positive, unlabelled, 0.1), expected)
+
+
+def test_where_nnpu_would_be_negative_its_gradient_is_that_of_the_opposite() -> None:
+    logits = torch.tensor([4.0, 3.0, -3.0, -4.0, -2.0], requires_grad=True)
+    positive, unlabelled = torch.arange(5) < 2, torch.arange(5) >= 2
+    as_negative = functional.softplus(logits)
+    bracket = as_negative[2:].mean() - 0.5 * as_negative[:2].mean()
+    assert bracket < 0
+    (opposite,) = torch.autograd.grad(-bracket, logits)
+    risk = non_negative_pu(logits, positive, unlabelled, 0.5)
+    (gradient,) = torch.autograd.grad(risk, logits)
+    torch.testing.assert_close(risk.detach(), -bracket.detach())
+    torch.testing.assert_close(gradient, opposite)
+    assert (gradient[:2] > 0).all(), "positives that were learned by heart are unlearned"
+
+
+def test_nnpu_is_the_ordinary_risk_where_the_unlabelled_are_the_mixture_it_takes_them_for() -> None:
+    positives, negatives = torch.tensor([1.0, -0.5]), torch.tensor([-2.0, -1.0, 0.3, -4.0, -0.2, -3.0])
+    logits = torch.cat([positives, positives, negatives])  # clicked ones; then the same, unlabelled, among background
+    clicked = torch.arange(10) < 2
+    prior = 2 / 8
+    ordinary = prior * functional.softplus(-positives).mean() + (1 - prior) * functional.softplus(negatives).mean()
+    torch.testing.assert_close(non_negative_pu(logits, clicked, ~clicked, prior), ordinary)
+
+
+def test_nnpu_of_nothing_is_zero_and_pixels_outside_both_masks_do_not_matter() -> None:
+    logits, target, known = case()
+    nothing = torch.zeros_like(known)
+    assert non_negative_pu(logits, nothing, nothing, 0.3) == 0
+    positive, unlabelled = known & (target == 1), known & (target == 0)
+    changed = torch.where(known, logits, 99.0)
+    one, two = (non_negative_pu(each, positive, unlabelled, 0.1) for each in (logits, changed))
+    assert one == two
+    assert non_negative_pu(logits, positive, nothing, 0.1).isfinite()
+    assert non_negative_pu(logits, nothing, unlabelled, 0.1) > 0
+
+
+def test_ge_binomial_is_its_formula() -> None:
+    p, prior = torch.tensor([0.2, 0.7, 0.4], dtype=torch.float64), 0.3
+    mean, variance = 1.3, 0.2 * 0.8 + 0.7 * 0.3 + 0.4 * 0.6
+    share = [math.exp(-((k - mean) ** 2) / (2 * variance)) for k in range(4)]
+    binomial = [math.comb(3, k) * prior**k * (1 - prior) ** (3 - k) for k in range(4)]
+    expected = -sum(s / sum(share) * math.log(b) for s, b in zip(share, binomial, strict=True))
+    assert ge_binomial(p, prior).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("prior", [0.1, 0.25, 0.6])
+def test_ge_binomial_is_least_where_the_number_of_positives_fits(prior: float) -> None:
+    n = 40
+    values = [ge_binomial((torch.arange(n) < k).float(), prior).item() for k in range(n + 1)]
+    assert values.index(min(values)) == round(prior * n)
+    assert values[0] > values[round(prior * n) // 2] > min(values)
+
+
+@pytest.mark.parametrize("start", [0.02, 0.7])
+def test_ge_binomial_pushes_the_mean_to_the_prior(start: float) -> None:
+    noise = 0.5 * torch.randn(60, generator=torch.Generator().manual_seed(0))
+    logits = (torch.logit(torch.tensor(start)) + noise).requires_grad_()
+    (first,) = torch.autograd.grad(ge_binomial(logits.sigmoid(), 0.2), logits)
+    assert (first.sum() > 0) == (start > 0.2)
+    optimiser = torch.optim.Adam([logits], lr=0.1)
+    for _ in range(200):
+        optimiser.zero_grad()
+        ge_binomial(logits.sigmoid(), 0.2).backward()
+        optimiser.step()
+    assert logits.sigmoid().mean().item() == pytest.approx(0.2, abs=0.02)
+
+
+def test_ge_binomial_of_nothing_is_zero_with_a_gradient() -> None:
+    empty = torch.zeros(0, requires_grad=True)
+    value = ge_binomial(empty, 0.2)
+    assert value == 0
+    assert torch.autograd.grad(value, empty)[0].shape == (0,)
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-7, 1.0])
+def test_ge_binomial_is_finite_where_all_is_certain(level: float) -> None:
+    p = torch.full((300,), level, requires_grad=True)
+    value = ge_binomial(p, 0.05)
+    assert value.isfinite()
+    assert torch.autograd.grad(value, p)[0].isfinite().all()
 
 
 # --- the sum ---

@@ -109,6 +109,31 @@ def test_the_seed_decides_the_weights() -> None:
     assert not torch.equal(weights(1), weights(2))
 
 
+@pytest.mark.parametrize("shape", SMALL, ids=str)
+def test_features_are_encoded_and_decoded_to_the_logits_of_the_whole(shape: Shape) -> None:
+    model, image = network(shape), images(2, 1, 2 * shape.multiple, 3 * shape.multiple)
+    with torch.inference_mode():
+        features = model.encode(image)
+        given = [level.clone() for level in features]
+        torch.testing.assert_close(model.decode(features), model(image), rtol=0, atol=0)
+    assert len(features) == shape.depth + 1
+    for k, (level, before) in enumerate(zip(features, given, strict=True)):
+        side = shape.multiple // shape.stem // 2**k
+        assert level.shape == (2, shape.width * 2**k, 2 * side, 3 * side), "finest first"
+        assert torch.equal(level, before), "decoding leaves them as they were"
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_features_of_every_level_reach_the_logits(level: int) -> None:
+    shape = Shape(4, 2, "none", 2)
+    model, image = network(shape), images(1, 1, 4 * shape.multiple, 4 * shape.multiple)
+    with torch.inference_mode():
+        features = model.encode(image)
+        given = model.decode(features)
+        features[level] = torch.zeros_like(features[level])
+        assert (model.decode(features) != given).any()
+
+
 # --- files ---
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from verglas import records
-from verglas.records import Failed, Note, Progress, Record, Summary, Validated, plain
+from verglas.records import Failed, Note, Progress, Record, Ruled, Summary, Validated, plain
 
 KINDS = [kind for kind in vars(records).values() if isinstance(kind, type) and issubclass(kind, Record)]
 
@@ -18,7 +18,15 @@ KINDS = [kind for kind in vars(records).values() if isinstance(kind, type) and i
 def test_what_is_not_finite_becomes_null() -> None:
     line = Validated(5, float("nan"), 0.5, float("inf"), False).to_json()
     assert json.loads(line) == {
-        "kind": "validated", "step": 5, "ap": None, "best_f1": 0.5, "threshold": None, "best": False,
+        "kind": "validated", "step": 5, "ap": None, "best_f1": 0.5, "threshold": None, "best": False, "watch": {},
+    }  # fmt: skip
+    watched = Validated(5, 0.5, 0.5, 0.5, True, {"purity": float("nan"), "skill": np.float32(0.25)})
+    assert json.loads(watched.to_json())["watch"] == {"purity": None, "skill": 0.25}
+
+
+def test_what_the_guard_found_is_told_with_what_was_done_and_why() -> None:
+    assert json.loads(Ruled(300, "R7", "SSL_HARM", "go back", "AP fell.").to_json()) == {
+        "kind": "ruled", "step": 300, "code": "R7", "verdict": "SSL_HARM", "action": "go back", "sentence": "AP fell.",
     }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from verglas.holdout import Area
 from verglas.matching import match
 from verglas.operating import choose_threshold
 from verglas.pages import Page, Rule, at_threshold, choose_pages, judged, marks
-from verglas.records import Failed, Note, Progress, Validated
+from verglas.records import Failed, Note, Progress, Ruled, Validated
 from verglas.report import overlay_file, write_inspection, write_report
 from verglas.runs import Run
 from verglas.types import Evaluation, Grid, Image, Picks, PickSet, nothing
@@ -130,7 +130,7 @@ def make_run(folder: Path, shown: list[Page], *, area: Area | None = None, curve
     run.write_json("model.json", {
         "format": 1, "version": "0.1.0", "preprocess_hash": "0123456789abcdef", "diameter_px": DIAMETER,
         "pixel_size_angstrom": 5.0, "steps": 200, "best_step": 150, "validation_ap": 0.8, "seconds": 61.0,
-        "precision": "float32", "device": "cpu", "threads": 1, "prior": 0.05,
+        "precision": "float32", "device": "cpu", "threads": 1, "prior": 0.05, "algorithm": "soft_teacher",
     })  # fmt: skip
     candidates, truth = material(shown)
     if any(map(len, truth.values())):
@@ -340,6 +340,24 @@ def test_the_last_word_on_a_step_counts(tmp_path, shown):
     assert steps == sorted(set(steps))
     assert next(record["loss"] for record in history["progress"] if record["step"] == 100) == 77.0
     assert [record["reason"] for record in history["failed"]] == ["again"]
+
+
+def test_a_training_that_went_back_is_drawn_as_it_went_on(tmp_path, shown):
+    """Steps come twice, and a ruling between them; what was undone is not drawn."""
+    run = make_run(tmp_path / "run", shown, curves=True)
+    run.append(Ruled(200, "R7", "SSL_HARM", "go back", "AP fell."))
+    for step in (150, 200):
+        run.append(Validated(step, 0.9, 0.9, 0.5, True, {"average_skill": 0.5}))
+    history = report._history(run)
+    assert [(r["step"], r["ap"]) for r in history["validated"]] == [(50, 0.125), (100, 0.25), (150, 0.9), (200, 0.9)]
+    write_report(run, shown, validation=material(shown))
+
+
+def test_a_report_names_the_algorithm_that_learned(run, shown):
+    """Settings may only say ``auto``."""
+    assert run.config.algorithm.name == "auto"
+    text = parsed(write_report(run, shown, validation=material(shown))).text
+    assert re.search(r"soft teacher, 200 steps", text)
 
 
 def test_evaluation_on_training_micrographs_is_called_flattering(run, shown):

@@ -44,12 +44,6 @@ def test_a_full_disc_leaves_no_ring() -> None:
     assert core.any()
 
 
-def test_partial_labels_know_cores_only() -> None:
-    core, known = Disc().draw(at((60, 45), (20, 20)), image(), diameter_px=30, complete=False)
-    np.testing.assert_array_equal(known, core)
-    assert core.any()
-
-
 def test_where_a_ring_lies_on_a_core_the_core_wins() -> None:
     disc, one, two = Disc(0.4, 1.2), at((50, 45)), at((60, 45))
     both = Picks("mic1", np.concatenate([one.xy, two.xy]), np.ones(2))
@@ -61,11 +55,10 @@ def test_where_a_ring_lies_on_a_core_the_core_wins() -> None:
     np.testing.assert_array_equal(known, core | (alone[0][1] & alone[1][1]))
 
 
-@pytest.mark.parametrize("complete", [True, False])
-def test_without_labels_nothing_is_a_particle(complete: bool) -> None:
-    core, known = Disc().draw(nothing("mic1"), image(), diameter_px=30, complete=complete)
+def test_without_labels_nothing_is_a_particle_and_all_is_known() -> None:
+    core, known = Disc().draw(nothing("mic1"), image(), diameter_px=30)
     assert not core.any()
-    assert known.all() == known.any() == complete
+    assert known.all()
 
 
 def test_bad_pixels_are_unknown() -> None:

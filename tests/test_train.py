@@ -98,14 +98,21 @@ def test_a_finished_run_is_not_overwritten(data: Path) -> None:
 
 
 def test_records_are_streamed_and_written(data: Path) -> None:
-    records = run(data, "a")
+    records = run(data, "a", "algorithm.name=supervised")
     kinds = [type(record) for record in records]
     assert kinds[0] is Note
     assert kinds.count(Prepared) == 2, "the unlabelled micrograph is not needed by supervised learning"
     assert [r.step for r in records if isinstance(r, Progress)] == [1, 8]
     assert [r.step for r in records if isinstance(r, Validated)] == [4, 8]
     written = [json.loads(line) for line in (data / "a" / "records.jsonl").read_text().splitlines()]
-    assert [line["kind"] for line in written] == [record.kind for record in records]
+    assert written == [json.loads(record.to_json()) for record in records]
+
+
+@pytest.mark.parametrize(("name", "unlabelled"), [("supervised", []), ("soft_teacher", ["m2"])])
+def test_unlabelled_micrographs_are_prepared_where_they_teach(data: Path, name: str, unlabelled: list[str]) -> None:
+    records = run(data, "a", f"algorithm.name={name}")
+    assert {r.micrograph for r in records if isinstance(r, Prepared)} == {"m0", "m1", *unlabelled}
+    assert Run.open(data / "a").split()["unlabelled"] == unlabelled
 
 
 def test_the_folder_says_enough_to_repeat_it(data: Path) -> None:
@@ -206,12 +213,6 @@ def test_a_single_label_is_learned_from_and_the_lack_of_a_basis_said(data: Path)
     assert records[-1].threshold == 0.5
     assert "for want of a basis" in records[-1].threshold_how
     assert Run.open(data / "a").facts()["best_step"] == 8
-
-
-def test_partial_labels_are_refused_by_an_algorithm_that_needs_background(data: Path) -> None:
-    partial = replace(collection(data), complete=False)
-    with pytest.raises(InputError, match="cannot learn from particles alone"):
-        list(train(partial, configured(data), data / "a"))
 
 
 def test_a_kill_between_states_goes_on_from_the_last_one(data: Path) -> None:

@@ -67,14 +67,26 @@ class Geometry:
         check_range("geometry", 0, 1, scale=self.scale)
         check_range("geometry", 0, 0.5, overhang=self.overhang)
 
-    def place(self, shape: tuple[int, int], size: int, generator: torch.Generator) -> Placement:
-        """Draw a placement of a ``size`` × ``size`` crop on a picture of this shape."""
+    def place(
+        self,
+        shape: tuple[int, int],
+        size: int,
+        generator: torch.Generator,
+        around: tuple[float, float] | None = None,
+    ) -> Placement:
+        """Draw a placement of a ``size`` × ``size`` crop on a picture of this shape.
+
+        With ``around`` (column, row) that position lies within a quarter of the side of the centre, along the
+        rows and columns of the picture.
+        """
         u = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
         angle = 2 * math.pi * u[0] if self.rotate else math.pi / 2 * int(4 * u[0])
         zoom = math.exp((2 * u[1] - 1) * math.log1p(self.scale))
         margin = zoom * size * (0.5 - self.overhang)
         y, x = (margin + v * (side - 2 * margin) if side > 2 * margin else side / 2
                 for v, side in zip(u[3:], shape, strict=True))  # fmt: skip
+        if around is not None:
+            x, y = (a + 0.5 + (v - 0.5) * zoom * size / 2 for a, v in zip(around, (u[4], u[3]), strict=True))
         return Placement(x - 0.5, y - 0.5, angle, zoom, u[2] < 0.5)
 
 

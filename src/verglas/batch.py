@@ -2,23 +2,38 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labelled:
-    """Tiles with what is known of them. ``known`` False: nobody looked, or the pixel is not valid."""
+    """Tiles with what is known of them. ``known`` False: nobody looked, or the pixel is not valid.
+
+    ``unseen`` marks the valid pixels away from every label at which nobody looked: particles or not. With complete
+    labels there are none.
+    """
 
     image: Float[Tensor, "b 1 h w"]
     target: Float[Tensor, "b 1 p q"]
     known: Bool[Tensor, "b 1 p q"]
+    unseen: Bool[Tensor, "b 1 p q"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unlabelled:
-    """Views of the same tiles that differ in grey values only, and never in geometry."""
+    """Views of the same tiles that differ in grey values only, and never in geometry.
+
+    CutMix (Yun et al., arXiv 1905.04899) is part of a strong view: where ``mixed``, it shows the tile before it in
+    the batch, the first the last.
+    """
 
     weak: Float[Tensor, "b 1 h w"]
     strong: Float[Tensor, "v b 1 h w"]
     valid: Bool[Tensor, "b 1 p q"]
+    mixed: Bool[Tensor, "v b 1 p q"]
+
+    def seen(self, values: Float[Tensor, "b 1 p q"] | Bool[Tensor, "b 1 p q"]) -> Tensor:
+        """Return for each strong view the values, given per tile, of what it shows: ``v b 1 p q``."""
+        return torch.where(self.mixed, values.roll(1, 0), values)

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from verglas.augment import Geometry, Photometry
 from verglas.errors import InputError
+from verglas.gates import GuardSettings
 from verglas.io._base import write_text
 from verglas.io.micrographs import ReadOptions
 from verglas.losses import Loss
@@ -60,6 +61,8 @@ class TrainSettings:
     ``rate`` is AdamW's after ``warmup`` (share of the steps); it falls to ``last_rate`` times itself along a
     cosine. ``clip_norm`` bounds the norm of the gradient, 0 for none. ``average`` is the span of the running
     average of the weights as a share of the steps. ``holdout`` is the share of the labels kept for validation.
+    ``centred`` is the share of labelled crops cut around a label, for balanced sampling. ``start_from`` is a run
+    whose weights are the start: training in two stages.
     """
 
     steps: Annotated[int, Field(ge=1)] = 400
@@ -72,6 +75,8 @@ class TrainSettings:
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     average: Share = 0.02
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    centred: Share = 0.0
+    start_from: str | None = None
     validate_every: Annotated[int, Field(ge=1)] = 50
     save_every: Annotated[int, Field(ge=1)] = 100
     seed: Annotated[int, Field(ge=0)] = 0
@@ -82,9 +87,9 @@ class TrainSettings:
 
 @dataclass(frozen=True, slots=True)
 class AlgorithmSettings:
-    """Which algorithm learns, and its options (the keywords of its constructor)."""
+    """Which algorithm learns, and its options (the keywords of its constructor); ``auto`` suits itself to the data."""
 
-    name: str = "supervised"
+    name: str = "auto"
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -111,6 +116,7 @@ class RunConfig:
     loss: Loss = Loss()
     train: TrainSettings = TrainSettings()
     algorithm: AlgorithmSettings = field(default_factory=AlgorithmSettings)
+    guard: GuardSettings = GuardSettings()
     search: SearchSettings = SearchSettings()
 
     def __post_init__(self) -> None:

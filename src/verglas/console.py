@@ -24,6 +24,9 @@ def show(stream: Iterator[records.Record], as_json: bool) -> int:
                     console.print(f"[red]left out[/] {escape(reason if path in reason else f'{path}: {reason}')}")
                 case records.Note(text, warning):
                     console.print(f"[yellow]warning[/] {escape(text)}" if warning else escape(text), highlight=False)
+                case records.Ruled(step, code, verdict, action, sentence):
+                    done = "" if action == "say" else f": {action}"
+                    console.print(f"[yellow]{verdict}[/] ({code}) at step {step}{done}. {escape(sentence)}")
                 case records.Summary():
                     summary = record
                 case _:

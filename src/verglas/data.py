@@ -5,7 +5,8 @@ does not grow with the number of micrographs.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,21 +25,33 @@ from verglas.types import Grid, Image
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A prepared micrograph on disk, with its masks; the last mask is ``valid``."""
+    """A prepared micrograph on disk, with its masks; the last mask is ``valid``.
+
+    A labelled one has target, known, unseen and held-out before it, and ``centres``: where its labels are, as
+    (column, row) of the prepared image.
+    """
 
     folder: Path
     name: str
     shape: tuple[int, int]
     grid: Grid
+    centres: tuple[tuple[float, float], ...] = ()
 
     @classmethod
-    def write(cls, folder: Path, name: str, image: Image, masks: Sequence[Bool[np.ndarray, "h w"]] = ()) -> "Stored":
-        """Write image and masks; what is there under this name is replaced."""
+    def write(
+        cls,
+        folder: Path,
+        name: str,
+        image: Image,
+        masks: Sequence[Bool[np.ndarray, "h w"]] = (),
+        centres: Sequence[tuple[float, float]] = (),
+    ) -> "Stored":
+        """Write image, masks and centres; what is there under this name is replaced."""
         for suffix, array in ((".image.npy", image.data), (".masks.npy", np.stack([*masks, image.valid]))):
             with whole_file(folder / f"{name}{suffix}") as path, path.open("wb") as file:
                 np.save(file, array)
-        write_text(folder / f"{name}.json", json.dumps(asdict(image.grid)))
-        return cls(folder, name, image.data.shape, image.grid)
+        write_text(folder / f"{name}.json", json.dumps({"grid": asdict(image.grid), "centres": list(centres)}))
+        return cls(folder, name, image.data.shape, image.grid, tuple(centres))
 
     @staticmethod
     def exists(folder: Path, name: str) -> bool:
@@ -49,11 +62,12 @@ class Stored:
     def open(cls, folder: Path, name: str) -> "Stored":
         """Find what was written under this name."""
         try:
-            grid = Grid(**json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
+            about = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+            grid, centres = Grid(**about["grid"]), tuple((float(x), float(y)) for x, y in about["centres"])
             shape = np.load(folder / f"{name}.image.npy", mmap_mode="r").shape
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise InputError(folder, name, found=str(error), expected="an image stored here by verglas") from error
-        return cls(folder, name, shape, grid)
+        return cls(folder, name, shape, grid, centres)
 
     def image(self) -> Image:
         """Read it back as a whole."""
@@ -64,10 +78,13 @@ class Stored:
         return np.load(self._path(".masks.npy"))
 
     def cut(
-        self, geometry: Geometry, size: int, generator: torch.Generator
+        self, geometry: Geometry, size: int, generator: torch.Generator, *, centred: float = 0.0
     ) -> tuple[Float[Tensor, "1 s s"], Bool[Tensor, "m s s"]]:
-        """Cut one augmented crop of image and masks."""
-        place = geometry.place(self.shape, size, generator)
+        """Cut one augmented crop of image and masks; with the chance ``centred`` around a label."""
+        around = None
+        if centred and self.centres and torch.rand((), generator=generator) < centred:
+            around = self.centres[int(torch.randint(len(self.centres), (), generator=generator))]
+        place = geometry.place(self.shape, size, generator, around)
         image, masks = (np.load(self._path(suffix), mmap_mode="r") for suffix in (".image.npy", ".masks.npy"))
         return place.cut(image, masks, size)
 
@@ -77,44 +94,57 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Cropping:
-    """How batches are cut: crops per batch, their side, geometry, grey values, pixels per logit."""
+    """How batches are cut: crops per batch, their side, geometry, grey values, pixels per logit.
+
+    ``centred`` is the share of labelled crops that are cut around a label instead of anywhere.
+    """
 
     batch: int
     size: int
     stem: int
     geometry: Geometry
     photometry: Photometry
+    centred: float = 0.0
 
 
 def labelled_batch(stored: Sequence[Stored], how: Cropping, generator: torch.Generator) -> Labelled:
-    """Cut crops out of labelled micrographs, whose masks are target, known and valid."""
-    crops = _crops(stored, how, generator)
+    """Cut crops out of labelled micrographs."""
+    crops = _crops(stored, how, generator, how.centred)
     image = how.photometry.view(torch.stack([image for image, _ in crops]), generator)
     masks = torch.stack([masks for _, masks in crops])
-    return Labelled(image, per_logit(masks[:, :1], how.stem, 0.5).float(), per_logit(masks[:, 1:2], how.stem, 1.0))
+    target, looked = per_logit(masks[:, :1], how.stem, 0.5), per_logit(masks[:, 1:3], how.stem, 1.0)
+    return Labelled(image, target.float(), looked[:, :1], looked[:, 1:])
 
 
-def unlabelled_batch(stored: Sequence[Stored], how: Cropping, views: int, generator: torch.Generator) -> Unlabelled:
-    """Cut crops and make ``views`` strong views of each: same geometry, other grey values."""
+def unlabelled_batch(
+    stored: Sequence[Stored], how: Cropping, views: int, cutmix: float, generator: torch.Generator
+) -> Unlabelled:
+    """Cut crops and make ``views`` strong views of each: same geometry, other grey values.
+
+    With ``cutmix`` a rectangle of at most this share of each strong view shows the crop before it.
+    """
     crops = _crops(stored, how, generator)
     weak = torch.stack([image for image, _ in crops])
     strong = torch.stack([how.photometry.view(weak, generator) for _ in range(views)])
     valid = torch.stack([masks[-1:] for _, masks in crops])
-    return Unlabelled(weak, strong, per_logit(valid, how.stem, 1.0))
+    boxes = [rectangles(how.batch, how.size // how.stem, cutmix, generator) for _ in range(views)]
+    mixed = torch.stack(boxes)
+    if cutmix:
+        pixels = mixed.repeat_interleave(how.stem, -1).repeat_interleave(how.stem, -2)
+        strong = torch.where(pixels, strong.roll(1, 1), strong)
+    return Unlabelled(weak, strong, per_logit(valid, how.stem, 1.0), mixed)
 
 
-def batches(
-    labelled: Sequence[Stored],
-    unlabelled: Sequence[Stored],
-    how: Cropping,
-    views: int,
-    generator: torch.Generator,
-) -> Iterator[tuple[Labelled, Unlabelled | None]]:
-    """Yield batches without end; all that is random comes from ``generator``, so its state is the position."""
-    while True:
-        first = labelled_batch(labelled, how, generator)
-        second = unlabelled_batch(unlabelled, how, views, generator) if views and unlabelled else None
-        yield first, second
+def rectangles(b: int, side: int, share: float, generator: torch.Generator) -> Bool[Tensor, "b 1 p p"]:
+    """Draw one rectangle in each square of ``side``: a fifth to all of ``share`` of its area, sides 1 : 2 to 2 : 1."""
+    u = torch.rand(4, b, generator=generator)
+    area, stretch = share * (0.2 + 0.8 * u[0]), torch.exp((2 * u[1] - 1) * math.log(2) / 2)
+    inside = []
+    for length, place in ((area.sqrt() * stretch, u[2]), (area.sqrt() / stretch, u[3])):
+        length = length.clamp(max=1.0)
+        offset = (torch.arange(side) + 0.5) / side - (place * (1 - length))[:, None]
+        inside.append((offset >= 0) & (offset < length[:, None]))
+    return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
 
 
 def per_logit(mask: Bool[Tensor, "b m h w"], stem: int, share: float) -> Bool[Tensor, "b m p q"]:
@@ -123,7 +153,7 @@ def per_logit(mask: Bool[Tensor, "b m h w"], stem: int, share: float) -> Bool[Te
 
 
 def _crops(
-    stored: Sequence[Stored], how: Cropping, generator: torch.Generator
+    stored: Sequence[Stored], how: Cropping, generator: torch.Generator, centred: float = 0.0
 ) -> list[tuple[Float[Tensor, "1 s s"], Bool[Tensor, "m s s"]]]:
     chosen = torch.randint(len(stored), (how.batch,), generator=generator).tolist()
-    return [stored[i].cut(how.geometry, how.size, generator) for i in chosen]
+    return [stored[i].cut(how.geometry, how.size, generator, centred=centred) for i in chosen]

@@ -1,6 +1,9 @@
 """The one error a user sees: it names the place, what was found, what was expected and what to do."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 
 class InputError(ValueError):
@@ -24,9 +27,22 @@ class InputError(ValueError):
         message = f"{self.where}: {field} is {found}; expected {expected}."
         super().__init__(f"{message} {remedy}".strip())
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive the way between processes, which keyword arguments would not."""
+        return partial(InputError, found=self.found, expected=self.expected, remedy=self.remedy), (
+            self.where,
+            self.field,
+        )
+
 
 def check_range(where: str, low: float, high: float, /, **settings: float) -> None:
     """Raise ``InputError`` for the first setting that is not a number from ``low`` to ``high``."""
     for name, value in settings.items():
         if not low <= value <= high:
             raise InputError(where, name, found=value, expected=f"{low:g} to {high:g}")
+
+
+def check_choice(where: str, field: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ``InputError`` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise InputError(where, field, found=repr(value), expected=f"one of {', '.join(choices)}")

@@ -83,6 +83,11 @@ def bce(logits: Float[Tensor, "*s"], target: Float[Tensor, "*s"]) -> Float[Tenso
     return functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
 
+def bernoulli_entropy(p: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
+    """Return the entropy of each probability in nats: what cross-entropy with ``p`` as target cannot go below."""
+    return -torch.xlogy(p, p) - torch.xlogy(1 - p, 1 - p)
+
+
 def focal(
     logits: Float[Tensor, "*s"], target: Float[Tensor, "*s"], alpha: float, gamma: float, pos_weight: float = 1.0
 ) -> Float[Tensor, "*s"]:
@@ -110,3 +115,31 @@ def masked_mean(
     """Return the sum over ``mask`` divided by the number of pixels in ``among`` (the mask itself by default)."""
     count = (mask if among is None else among).sum().clamp(min=1)
     return torch.where(mask, values, 0).sum() / count
+
+
+def non_negative_pu(
+    logits: Float[Tensor, "*s"], positive: Bool[Tensor, "*s"], unlabelled: Bool[Tensor, "*s"], prior: float
+) -> Float[Tensor, ""]:
+    """Return the non-negative positive-unlabelled risk of the cross-entropy (Kiryo et al., arXiv 1703.00593, eq. 6).
+
+    ``prior`` is the share of positives among the unlabelled. Where the part of the negatives falls below zero, which
+    no true risk does, the gradient is that of its opposite (their algorithm 1), and the value its size.
+    """
+    as_positive = masked_mean(bce(logits, torch.ones_like(logits)), positive)
+    as_negative = bce(logits, torch.zeros_like(logits))
+    negative = masked_mean(as_negative, unlabelled) - prior * masked_mean(as_negative, positive)
+    return torch.where(negative < 0, -negative, prior * as_positive + negative)
+
+
+def ge_binomial(p: Float[Tensor, " n"], prior: float) -> Float[Tensor, ""]:
+    """Return the cross-entropy of the number of positives, as ``p`` has it, to a binomial distribution.
+
+    The number is taken as normal with mean Σp and variance Σp(1 − p) (Bepler et al., arXiv 1803.08207, section 2.2).
+    """
+    n = len(p)
+    if not n:
+        return p.sum()
+    k = torch.arange(n + 1, device=p.device, dtype=p.dtype)
+    share = torch.softmax(-((k - p.sum()) ** 2) / (2 * (p * (1 - p)).sum() + 1e-6), 0)
+    expected = torch.distributions.Binomial(n, torch.tensor(prior, device=p.device, dtype=p.dtype)).log_prob(k)
+    return -(share * expected).sum()

@@ -17,6 +17,9 @@ from verglas.records import Failed, Note, Prepared, Record
 from verglas.ssl import Algorithm, make_algorithm
 from verglas.types import Collection, Image, Picks
 
+AUTO, AUTO_PARTIAL = "supervised", "pu"
+"""What ``auto`` stands for with complete labels, and with labels that leave particles out: see the results."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Materials:
@@ -45,8 +48,8 @@ def gather(
             remedy="Check that label files have the names of their micrographs; verglas inspect shows what matches.",
         )  # fmt: skip
     wanted = list(dict.fromkeys([*names, *holdout.areas]))
-    if algorithm(config).strong_views:
-        wanted += [m.name for m in collection.micrographs if m.name not in collection.picks]
+    if chosen_algorithm(collection, config).strong_views:
+        wanted += _unlabelled(collection)
     yield Note(f"validation: {holdout.how}")
     stored: dict[str, Stored] = {}
     micrographs, reading = collection.by_name(), config.data.reading()
@@ -61,7 +64,8 @@ def gather(
         except (InputError, OSError) as error:
             yield Failed(str(micrographs[name].path), str(error))
             continue
-        stored[name] = Stored.write(folder, name, image, _masks(collection, config, holdout, name, image))
+        masks, centres = _masks(collection, config, holdout, name, image), _centres(collection, holdout, name, image)
+        stored[name] = Stored.write(folder, name, image, masks, centres)
         yield Prepared(name, done, len(wanted), float(1 - image.valid.mean()))
     return _materials(collection, config, holdout, stored)
 
@@ -76,12 +80,6 @@ def _materials(collection: Collection, config: RunConfig, holdout: Holdout, stor
     truth = {s.name: holdout.inside(collection.picks[s.name]) for s in validation}
     unlabelled = [s for n, s in stored.items() if n not in collection.picks]
     prior = _prior(labelled)
-    if prior == 1:
-        raise InputError(
-            "labels", "background", found="none that is known, as the labels are partial", expected="complete labels",
-            remedy=f"{config.algorithm.name} cannot learn from particles alone. Label every particle of at least one "
-            "micrograph and give --labels-are complete.",
-        )  # fmt: skip
     if not prior:
         raise InputError(
             "labels", "labelled area for training", found="none", expected="some particles outside bad areas",
@@ -90,21 +88,48 @@ def _materials(collection: Collection, config: RunConfig, holdout: Holdout, stor
     return Materials(tuple(labelled), tuple(unlabelled), tuple(validation), holdout, truth, prior)
 
 
-def algorithm(config: RunConfig) -> Algorithm:
-    """Return the algorithm that the settings ask for."""
-    return make_algorithm(config.algorithm.name, config.algorithm.options, config.loss)
+def chosen_algorithm(collection: Collection, config: RunConfig) -> Algorithm:
+    """Return the algorithm that the settings ask for; ``auto`` is the one that these data call for."""
+    name = config.algorithm.name
+    if name == "auto":
+        name = AUTO if collection.complete else AUTO_PARTIAL
+    made = make_algorithm(name, config.algorithm.options, config.loss)
+    if not collection.complete and not made.partial:
+        raise InputError(
+            "algorithm", "name", found=f"{name}, with labels that leave particles out", expected=AUTO_PARTIAL,
+            remedy=f"{name} takes all that is not labelled for background. Give --algorithm {AUTO_PARTIAL}, or "
+            "--labels-are complete where every particle of the labelled micrographs is labelled.",
+        )  # fmt: skip
+    return made
+
+
+def _unlabelled(collection: Collection) -> list[str]:
+    """Return the micrographs without labels that the data's own split does not reserve."""
+    reserved = {*collection.split.validation, *collection.split.test} if collection.split else set()
+    return [m.name for m in collection.micrographs if m.name not in collection.picks and m.name not in reserved]
 
 
 def _masks(
     collection: Collection, config: RunConfig, holdout: Holdout, name: str, image: Image
 ) -> Sequence[np.ndarray]:
-    """Return target and known, with the held-out area unknown; nothing for an unlabelled micrograph."""
+    """Return target, known, unseen and held-out; nothing for an unlabelled micrograph."""
     if name not in collection.picks:
         return ()
-    target, known = config.target.draw(
-        collection.picks[name], image, diameter_px=collection.diameter_px, complete=collection.complete
-    )
-    return (target, known & ~holdout.areas[name].mask(image)) if name in holdout.areas else (target, known)
+    picks, diameter_px = collection.picks[name], collection.diameter_px
+    target, sure = config.target.draw(picks, image, diameter_px=diameter_px)
+    known = sure if collection.complete else sure & target
+    held = holdout.areas[name].mask(image) if name in holdout.areas else np.zeros(target.shape, bool)
+    return target, known & ~held, sure & ~known & ~held, known & held
+
+
+def _centres(collection: Collection, holdout: Holdout, name: str, image: Image) -> list[tuple[float, float]]:
+    """Return where the labels that teach lie on the prepared image."""
+    if name not in collection.picks:
+        return []
+    xy, grid = collection.picks[name].xy, image.grid
+    if name in holdout.areas:
+        xy = xy[~holdout.areas[name].holds(xy)]
+    return [((x - grid.x0) / grid.dx, (y - grid.y0) / grid.dy) for x, y in xy.tolist()]
 
 
 def _prior(labelled: Sequence[Stored]) -> float:

@@ -98,12 +98,18 @@ class UNet(nn.Module):
 
     def forward(self, image: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 p q"]:
         """Return logits, one per ``stem`` × ``stem`` pixels."""
-        x, skips = self.stem(image), []
-        for block in self.down[:-1]:
-            x = block(x)
-            skips.append(x)
-            x = functional.max_pool2d(x, 2)
-        x = self.down[-1](x)
+        return self.decode(self.encode(image))
+
+    def encode(self, image: Float[Tensor, "b 1 h w"]) -> list[Tensor]:
+        """Return the features of every level, finest first: what the way up is given."""
+        features = [self.down[0](self.stem(image))]
+        for block in self.down[1:]:
+            features.append(block(functional.max_pool2d(features[-1], 2)))
+        return features
+
+    def decode(self, features: list[Tensor]) -> Float[Tensor, "b 1 p q"]:
+        """Return the logits of these features."""
+        *skips, x = features
         for block in self.up:
             x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
             x = block(torch.cat([skips.pop(), x], dim=1))

@@ -64,7 +64,10 @@ class Progress(Record):
 
 @dataclass(frozen=True, slots=True)
 class Validated(Record):
-    """Figures on the validation part at ``step``; ``best`` where no earlier step was better beyond its error."""
+    """Figures on the validation part at ``step``; ``best`` where no earlier step was better beyond its error.
+
+    ``watch`` holds what the training is watched by: see ``monitor``.
+    """
 
     kind: ClassVar[str] = "validated"
     step: int
@@ -72,6 +75,19 @@ class Validated(Record):
     best_f1: float
     threshold: float
     best: bool
+    watch: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ruled(Record):
+    """The guard found something at ``step``: by which rule, what it is called, what was done, why or what to do."""
+
+    kind: ClassVar[str] = "ruled"
+    step: int
+    code: str
+    verdict: str
+    action: str
+    sentence: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ def write_report(
         point=point,
         rule=rule,
         partial=run.config.data.labels_are == "partial",
-        algorithm=run.config.algorithm.name,
+        algorithm=facts.get("algorithm", run.config.algorithm.name),
         tables=[_table(name, e) for name, e in (("evaluated", evaluation), ("held out", held_out)) if e is not None],
         figures=_figures(history, facts, main, validation, rule),
         shown=[_shown(why, page, rule, areas, split) for why, page in choose_pages(pages)],
@@ -177,11 +177,12 @@ def _moved(picks: Picks, window: tuple[float, float, float, float] | None) -> Pi
 
 def _history(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Return the records by kind; where a training went on from an earlier step, the last word on a step counts."""
-    kinds: dict[str, dict[Any, dict[str, Any]]] = {kind: {} for kind in ("note", "failed", "progress", "validated")}
+    names = "note", "failed", "progress", "validated", "ruled"
+    kinds: dict[str, dict[Any, dict[str, Any]]] = {kind: {} for kind in names}
     records = run.records() if (run.folder / "records.jsonl").is_file() else iter(())
     for record in records:
         if record["kind"] in kinds:
-            key = next(record[name] for name in ("step", "text", "path") if name in record)
+            key = next(record[name] for name in ("code", "step", "text", "path") if name in record)
             kinds[record["kind"]][key] = record
     return {kind: list(by_key.values()) for kind, by_key in kinds.items()}
 
@@ -194,6 +195,9 @@ def _warnings(
 ) -> list[str]:
     """Return what a reader must know before believing the figures."""
     sentences = [note["text"] for note in history["note"] if note["warning"]]
+    for ruled in history["ruled"]:
+        done = "" if ruled["action"] == "say" else f" ({ruled['action']})"
+        sentences.append(f"{ruled['verdict']} at step {ruled['step']}{done}: {ruled['sentence']}")
     main = evaluation or held_out
     if main is not None and (chance := _chance(main, STRICT)) and (f1 := _at(main, STRICT)["f1"]) is not None:
         best = max(chance.values())

@@ -102,11 +102,16 @@ class Run:
         """Write one of the folder's JSON files, whole or not at all."""
         write_text(self.folder / name, json.dumps(plain(values), indent=1) + "\n")
 
-    def rewind_records(self, step: int) -> None:
-        """Drop what was recorded after ``step``, which will come again, and a last line not written whole."""
+    def count_records(self) -> int:
+        """Return how many records there are."""
+        with (self.folder / "records.jsonl").open("rb") as lines:
+            return sum(1 for _ in lines)
+
+    def rewind_records(self, count: int) -> None:
+        """Keep the first ``count`` records: what came later will come again."""
         path = self.folder / "records.jsonl"
-        whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-        write_text(path, "".join(line for line in whole if json.loads(line).get("step", 0) <= step))
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        write_text(path, "".join(lines[:count]))
 
     def append(self, record: Record) -> None:
         """Add a line to ``records.jsonl``."""

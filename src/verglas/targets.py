@@ -24,17 +24,17 @@ class Disc:
         check_range("target", 0, 4, ring=self.ring)
 
     def draw(
-        self, picks: Picks, image: Image, *, diameter_px: float, complete: bool = True
+        self, picks: Picks, image: Image, *, diameter_px: float
     ) -> tuple[Bool[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
         """Return ``(target, known)`` on the grid of ``image``.
 
-        A pixel is known where it is valid and either core or, with complete labels, beyond every ring: with
-        partial labels nobody looked at the rest. Where rings overlap cores, the core wins.
+        A pixel is known where it is valid and either core or beyond every ring. Where rings overlap cores, the core
+        wins.
         """
         core_px, ring_px = self.core * diameter_px / 2, self.ring * diameter_px / 2
         distance = distance_to_nearest(picks.xy, image.grid, image.valid.shape, within=max(core_px, ring_px))
         core = distance <= core_px
-        known = core | (distance > ring_px) if complete else core
+        known = core | (distance > ring_px)
         return core, known & image.valid
 
 

@@ -10,7 +10,7 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,22 +21,34 @@ from torch import nn
 
 from verglas import __version__
 from verglas import model as network
+from verglas.batch import Labelled, Unlabelled
 from verglas.config import RunConfig
-from verglas.data import Cropping, Stored, batches
+from verglas.data import Cropping, Stored, labelled_batch, unlabelled_batch
 from verglas.errors import InputError
+from verglas.gates import Guard, Ruling
 from verglas.io._base import whole_file
 from verglas.matching import Pool
-from verglas.materials import Materials, algorithm, gather
+from verglas.materials import Materials, chosen_algorithm, gather
 from verglas.model import UNet
-from verglas.operating import OperatingPoint, choose_threshold
+from verglas.monitor import input_statistics, watch
+from verglas.operating import AtLeast, OperatingPoint, choose_threshold
 from verglas.pick import find
 from verglas.predict import Precision, at_precision, autocast, probability
 from verglas.preprocess import Preprocess
 from verglas.ranking import average_precision, best_f1
-from verglas.records import Note, Progress, Record, Trained, Validated
+from verglas.records import Note, Progress, Record, Ruled, Trained, Validated
 from verglas.runs import FORMAT, Run
 from verglas.ssl import Algorithm
 from verglas.types import Collection, Image, Picks, PickSet
+
+CLICKS_FOUND = 0.8
+"""Share of held-out clicks that the threshold must find where labels are partial: precision cannot be known there."""
+
+MOST_RECALIBRATING = 8
+"""Labelled micrographs that batch statistics are measured on: more would take time at each validation."""
+
+CLIP_MEMORY = 500
+"""Steps over which the share of clipped gradients is averaged."""
 
 _BEGUN = {"config.toml", "records.jsonl", "prepared"}  # what a run holds that was stopped before its first state
 
@@ -56,9 +68,12 @@ def train(
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     fingerprint = _fingerprint(collection, config)
+    chosen = Note(f"algorithm: {chosen_algorithm(collection, config).name}")
     saved = _begin(run, config, fingerprint)
     recipe = config.recipe(collection.diameter_px)
     prepared = folder / "prepared" / fingerprint
+    run.append(chosen)
+    yield chosen
     materials = yield from _logged(run, gather(collection, config, recipe, prepared, stop))
     if materials is None:
         yield Trained(str(folder), 0, 0.0, True, None, "stopped: repeat the command to go on")
@@ -113,56 +128,113 @@ class Trainer:
         self.micrographs = collection.by_name()
         self.keep = keep
         self.precision: Precision = at_precision(config.train.precision, device)
-        self.generator = torch.Generator().manual_seed(config.train.seed)
-        with torch.random.fork_rng():
-            torch.manual_seed(config.train.seed)
-            self.student = UNet(config.model, prior=materials.prior)
+        self.labelled_random, self.unlabelled_random = _streams(config.train.seed)
+        self.student = _beginning(config, materials, collection)
         network.to_device(self.student, device)
         self.average = copy.deepcopy(self.student).eval()
+        self.snapshot = copy.deepcopy(self.average)
         self.best = copy.deepcopy(self.student.state_dict())
         self.best_ap, self.shipped_ap, self.best_step = -1.0, -1.0, 0
-        self.algorithm: Algorithm = algorithm(config).to(device)
+        self.algorithm: Algorithm = chosen_algorithm(collection, config).to(device)
         self.optimiser = _optimiser(self.student, config)
-        self.step, self.seconds = 0, 0.0
+        self.guard = Guard(config.guard, config.train.steps)
+        self.gate: dict[str, Any] = {}
+        self.step, self.seconds, self.slower, self.clipped = 0, 0.0, 1.0, 0.0
 
     def run(self, stop: threading.Event) -> Iterator[Record]:
         """Train to the end, or until ``stop`` is set; yield a record now and then."""
         settings, last = self.config.train, time.perf_counter()
-        sources = self.materials.labelled, self.materials.unlabelled
-        stream = batches(*sources, self._cropping(), self.algorithm.strong_views, self.generator)
         while self.step < settings.steps and not stop.is_set():
             if self.step and self.step % settings.save_every == 0:
                 self.save()
-            labelled, unlabelled = next(stream)
-            watch = self._update(_to(labelled, self.device), _to(unlabelled, self.device))
+            seen = self._update(*self._batches())
             self.step += 1
             now = time.perf_counter()
             self.seconds, last = self.seconds + now - last, now
             if self.step % 10 == 0 or self.step in (1, settings.steps):
-                yield Progress(self.step, settings.steps, self.seconds, watch.pop("loss"), self._rate(), watch)
+                rest = {key: value for key, value in seen.items() if key != "loss"}
+                yield Progress(self.step, settings.steps, self.seconds, seen["loss"], self._rate(), rest)
             if self.step % settings.validate_every == 0 or self.step == settings.steps:
-                yield self._validate()
+                yield from self._consider(self._validate(seen))
 
     def save(self) -> None:
         """Keep all that decides what comes next, in types that load with ``weights_only``."""
         self.keep({
-            "student": self.student.state_dict(), "average": self.average.state_dict(), "best": self.best,
-            "best_ap": self.best_ap, "shipped_ap": self.shipped_ap, "best_step": self.best_step,
-            "algorithm": self.algorithm.state_dict(),
-            "optimiser": self.optimiser.state_dict(), "generator": self.generator.get_state(),
-            "step": self.step, "seconds": self.seconds, "threads": torch.get_num_threads(),
+            **self._position(), "snapshot": self.snapshot.state_dict(), "gate": self.gate,
+            "unlabelled_random": self.unlabelled_random.get_state(), "guard": self.guard.state(),
+            "seconds": self.seconds, "threads": torch.get_num_threads(),
         })  # fmt: skip
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up where ``state`` left off."""
+        self._return(state)
+        self.snapshot.load_state_dict(state["snapshot"])
+        self.unlabelled_random.set_state(state["unlabelled_random"])
+        self.guard.restore(state["guard"])
+        self.gate, self.seconds = state["gate"], state["seconds"]
+
+    def _position(self) -> dict[str, Any]:
+        """Return what a training on labels alone goes on from."""
+        return {
+            "student": self.student.state_dict(), "average": self.average.state_dict(), "best": self.best,
+            "best_ap": self.best_ap, "shipped_ap": self.shipped_ap, "best_step": self.best_step,
+            "algorithm": self.algorithm.state_dict(), "optimiser": self.optimiser.state_dict(),
+            "labelled_random": self.labelled_random.get_state(), "step": self.step, "slower": self.slower,
+            "clipped": self.clipped,
+        }  # fmt: skip
+
+    def _return(self, state: Mapping[str, Any]) -> None:
+        """Take up a position."""
         self.student.load_state_dict(state["student"])
         self.average.load_state_dict(state["average"])
         self.algorithm.load_state_dict(state["algorithm"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["generator"])
+        self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
+        self.labelled_random.set_state(state["labelled_random"])
         self.best, self.best_step = state["best"], state["best_step"]
         self.best_ap, self.shipped_ap = state["best_ap"], state["shipped_ap"]
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.slower, self.clipped = state["step"], state["slower"], state["clipped"]
+
+    def _batches(self) -> tuple[Labelled, Unlabelled | None]:
+        """Cut the tiles of a step; unlabelled ones only in their stage."""
+        how, wants = self._cropping(), self.algorithm
+        labelled = _to(labelled_batch(self.materials.labelled, how, self.labelled_random), self.device)
+        if self.guard.opened is None:
+            return labelled, None
+        fewer = replace(how, batch=-(-how.batch // wants.strong_views))
+        sources = self.materials.unlabelled, fewer, wants.strong_views, wants.cutmix, self.unlabelled_random
+        return labelled, _to(unlabelled_batch(*sources), self.device)
+
+    def _consider(self, validated: Validated) -> Iterator[Record]:
+        """Yield a validation and what the guard makes of it; do as the guard says."""
+        yield validated
+        guard, seen, step = self.guard, validated.watch, self.step
+        if self.algorithm.strong_views and self.materials.unlabelled and guard.opens(step, validated.ap, seen):
+            self.gate = copy.deepcopy(self._position())
+            self.snapshot.load_state_dict(self.average.state_dict())
+            yield Note(f"step {step}: {len(self.materials.unlabelled)} unlabelled micrographs come in")
+        elif step >= guard.settings.earliest * guard.steps:
+            labels = sum(map(len, self.materials.truth.values()))
+            for ruling in guard.judge(validated.ap, labels, seen):
+                yield Ruled(step, ruling.code, ruling.verdict, ruling.action, ruling.sentence)
+                yield from self._obey(ruling)
+                if ruling.action == "go back":
+                    break
+
+    def _obey(self, ruling: Ruling) -> Iterator[Record]:
+        match ruling.action:
+            case "go back" if self.guard.opened is not None:
+                trust = self.algorithm.trust / 2
+                step = self.guard.go_back()
+                self._return(copy.deepcopy(self.gate))
+                self.algorithm.trust.copy_(trust)
+                after = "labels alone teach from here" if self.guard.closed else "half their weight if they come again"
+                yield Note(f"back to step {step}, before unlabelled micrographs came in: {after}", warning=True)
+            case "lower weight":
+                self.algorithm.trust.mul_(0.5)
+            case "lower rate":
+                self.slower /= 2
+            case "renew teacher":
+                self.average.load_state_dict(self.student.state_dict())
 
     def shipped(self) -> UNet:
         """Return the averaged model of the last step that was as good as the best on validation."""
@@ -189,8 +261,14 @@ class Trainer:
         if not labels or not len(candidates):
             why = f"0.5 for want of a basis: {labels} held-out labels and {len(candidates)} candidates there"
             return OperatingPoint(0.5, why, 0.0, 0.0, 0.0, (0.0, 1.0), len(truth), labels)
-        point = choose_threshold(candidates, truth, diameter_px=diameter_px, seed=self.config.train.seed)
-        return replace(point, how=f"{point.how}; on {self.materials.holdout.how}")
+        where, seed = self.materials.holdout.how, self.config.train.seed
+        if self.collection.complete:
+            point = choose_threshold(candidates, truth, diameter_px=diameter_px, seed=seed)
+        else:
+            found = Pool.of(candidates.by_name(), truth).by_micrograph(diameter_px / 2).right.sum()
+            goal = AtLeast("recall", min(CLICKS_FOUND, float(found) / labels))
+            point = choose_threshold(candidates, truth, diameter_px=diameter_px, goal=goal, seed=seed)
+        return replace(point, how=f"{point.how}; on {where}")
 
     def _search(self, model: UNet, stored: Stored, image: Image) -> Picks:
         micrograph = self.micrographs[stored.name]
@@ -199,36 +277,52 @@ class Trainer:
 
     def _cropping(self) -> Cropping:
         c = self.config
-        return Cropping(c.train.batch, c.train.crop, c.model.stem, c.geometry, c.photometry)
+        return Cropping(c.train.batch, c.train.crop, c.model.stem, c.geometry, c.photometry, c.train.centred)
 
-    def _update(self, labelled: Any, unlabelled: Any) -> dict[str, float]:
-        settings = self.config.train
+    def _update(self, labelled: Labelled, unlabelled: Unlabelled | None) -> dict[str, float]:
+        """Learn from one batch; return what there is to watch."""
+        settings, progress = self.config.train, self.guard.progress(self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate()
-        teacher = self.average if self.algorithm.teacher == "average" else None
+        teacher = {"none": None, "average": self.average, "snapshot": self._frozen(progress)}[self.algorithm.teacher]
         with autocast(self.device, self.precision):
-            step = self.algorithm.step(self.student, teacher, labelled, unlabelled, self.step / settings.steps)
+            step = self.algorithm.step(self.student, teacher, labelled, unlabelled, progress or 0.0)
         step.loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.student.parameters(), settings.clip_norm or math.inf)
+        norm = float(nn.utils.clip_grad_norm_(self.student.parameters(), settings.clip_norm or math.inf))
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         update_average(self.average, self.student, self.step, settings.average * settings.steps)
-        watch = {key: float(value) for key, value in step.watch.items()}
-        return {"loss": float(step.loss.detach()), "gradient_norm": float(norm), **watch}
+        self.clipped += ((norm > (settings.clip_norm or math.inf)) - self.clipped) / min(self.step + 1, CLIP_MEMORY)
+        seen = {"loss": float(step.loss.detach()), "gradient_norm": norm, "clip_rate": self.clipped}
+        if (self.step + 1) % settings.validate_every == 0 or self.step + 1 == settings.steps:
+            tiles = {"labelled_input": labelled.image}
+            tiles |= {} if unlabelled is None else {"weak_input": unlabelled.weak, "strong_input": unlabelled.strong}
+            seen |= dict(input_statistics(tiles))
+        return seen | {key: float(value) for key, value in step.watch.items()}
+
+    def _frozen(self, progress: float | None) -> UNet:
+        """Return the snapshot, taken anew where a round begins."""
+        if progress and self.algorithm.rounds > 1:
+            before = self.guard.progress(self.step - 1) or 0.0
+            if int(progress * self.algorithm.rounds) > int(before * self.algorithm.rounds):
+                self.snapshot.load_state_dict(self.average.state_dict())
+        return self.snapshot
 
     def _rate(self) -> float:
         """Return the rate of this step: linear warm-up, then a cosine (Loshchilov & Hutter, arXiv 1608.03983)."""
         s = self.config.train
         warm = min(1.0, (self.step + 1) / max(1.0, s.warmup * s.steps))
-        return s.rate * warm * (s.last_rate + (1 - s.last_rate) * 0.5 * (1 + math.cos(math.pi * self.step / s.steps)))
+        fallen = s.last_rate + (1 - s.last_rate) * 0.5 * (1 + math.cos(math.pi * self.step / s.steps))
+        return self.slower * s.rate * warm * fallen
 
-    def _validate(self) -> Validated:
+    def _validate(self, seen: Mapping[str, float]) -> Validated:
         """Score the averaged model on the held-out labels; keep it if none was better by more than a standard error.
 
         Among states that a few labels cannot tell apart the latest is the best calibrated.
         """
         truth = self.materials.truth
-        pool = Pool.of(self.candidates(self.average).by_name(), truth)
+        average = recalibrated(self.average, self.materials.labelled, self.precision)
+        pool = Pool.of(self.candidates(average).by_name(), truth)
         ranked, labels = pool.by_micrograph(self.collection.diameter_px / 2), sum(map(len, truth.values()))
         ap = average_precision(ranked.right, ranked.score, labels)
         f1, threshold = best_f1(ranked.right, ranked.score, labels)
@@ -237,8 +331,33 @@ class Trainer:
         as_good = not ap < self.best_ap - error  # without held-out labels AP is NaN: the last state is as good as any
         if as_good:
             self.shipped_ap, self.best_step = ap, self.step
-            self.best = copy.deepcopy(self.average.state_dict())
-        return Validated(self.step, ap, f1, math.nan if threshold is None else threshold, as_good)
+            self.best = copy.deepcopy(average.state_dict())
+        m = self.materials
+        shown = (m.validation[:2] or m.labelled[:1]) + m.unlabelled[:1]
+        measured = watch(self.student, average, self.algorithm, shown, m.prior, self.precision)
+        measured |= {"labels_seen": float(labels), "clipped_steps": float(min(self.step, CLIP_MEMORY))} | dict(seen)
+        return Validated(self.step, ap, f1, math.nan if threshold is None else threshold, as_good, measured)
+
+
+def _streams(seed: int) -> tuple[torch.Generator, torch.Generator]:
+    """Return the randomness of labelled and of unlabelled tiles: labels come in the same order with both or one."""
+    return torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 2**32)
+
+
+def _beginning(config: RunConfig, materials: Materials, collection: Collection) -> UNet:
+    """Return a network with drawn weights, or with those of the run to start from."""
+    if config.train.start_from is not None:
+        run = Run.open(config.train.start_from)
+        recipe, shape = config.recipe(collection.diameter_px), run.config.model
+        if run.preprocess() != recipe or shape != config.model:
+            raise InputError(
+                "train", "start_from", found=f"{run.preprocess()}, {shape}", expected=f"{recipe}, {config.model}",
+                remedy="Both stages need the same diameter, the same preprocessing and the same network.",
+            )  # fmt: skip
+        return run.model().train()
+    with torch.random.fork_rng():
+        torch.manual_seed(config.train.seed)
+        return UNet(config.model, prior=materials.prior)
 
 
 def update_average(average: nn.Module, student: nn.Module, step: int, span: float) -> None:
@@ -254,6 +373,23 @@ def update_average(average: nn.Module, student: nn.Module, step: int, span: floa
                 old.lerp_(new, 1 - keep)
             else:
                 old.copy_(new)
+
+
+def recalibrated(model: UNet, labelled: Sequence[Stored], precision: Precision) -> UNet:
+    """Return the model with the statistics of its batch norms measured on labelled micrographs as they are picked.
+
+    Those gathered in training are of noisy crops. On micrographs without labels they would move with carbon and ice,
+    which costs more than the difference between micrographs.
+    """
+    model = copy.deepcopy(model).eval()
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    for stored in labelled[:MOST_RECALIBRATING] if norms else ():
+        probability(model, stored.image(), precision=precision)
+    return model.eval()
 
 
 def _optimiser(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
@@ -301,7 +437,7 @@ def _begin(run: Run, config: RunConfig, fingerprint: str) -> dict[str, Any] | No
             run.folder, "run folder", found="an unfinished run with other settings or data", expected="the same ones",
             remedy="Repeat the command that began it, or choose another --out.",
         )  # fmt: skip
-    run.rewind_records(state["step"])
+    run.rewind_records(state["lines"])
     return state
 
 
@@ -318,7 +454,7 @@ def _fingerprint(collection: Collection, config: RunConfig) -> str:
 
 def _save_state(run: Run, state: dict[str, Any], fingerprint: str) -> None:
     with whole_file(run.folder / "resume.pt") as path:
-        torch.save(state | {"fingerprint": fingerprint}, path)
+        torch.save(state | {"fingerprint": fingerprint, "lines": run.count_records()}, path)
 
 
 def _finish(
@@ -339,7 +475,8 @@ def _finish(
         "diameter_px": recipe.diameter_px, "pixel_size_angstrom": trainer.collection.micrographs[0].pixel_size_angstrom,
         "steps": trainer.step, "best_step": trainer.best_step, "validation_ap": trainer.shipped_ap,
         "seconds": trainer.seconds, "precision": trainer.precision, "device": str(trainer.device),
-        "threads": torch.get_num_threads(), "prior": materials.prior, "training_labels": trainer.training_labels(),
+        "algorithm": trainer.algorithm.name, "threads": torch.get_num_threads(), "prior": materials.prior,
+        "training_labels": trainer.training_labels(),
     })  # fmt: skip
     (run.folder / "resume.pt").unlink(missing_ok=True)
     shutil.rmtree(prepared, ignore_errors=True)

@@ -1,9 +1,10 @@
 """Learn from the labels alone: the yardstick of every other algorithm."""
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor
 
 from verglas.batch import Labelled, Unlabelled
-from verglas.ssl._base import Algorithm, Step
+from verglas.ssl._base import Algorithm, Network, Step
 
 
 class Supervised(Algorithm):
@@ -13,8 +14,8 @@ class Supervised(Algorithm):
 
     def step(
         self,
-        student: nn.Module,
-        teacher: nn.Module | None,
+        student: Network,
+        teacher: Network | None,
         labelled: Labelled,
         unlabelled: Unlabelled | None,
         progress: float,
@@ -22,3 +23,6 @@ class Supervised(Algorithm):
         """Return the loss on the labelled tiles."""
         loss = self.loss(student(labelled.image), labelled.target, labelled.known)
         return Step(loss, {"supervised": loss.detach()})
+
+    def pseudo_label(self, belief: Float[Tensor, "*s"]) -> None:
+        """Make none."""

@@ -1,0 +1,179 @@
+"""The guard: when unlabelled micrographs may teach, and what to do when a training sickens.
+
+Rules are data over the quantities of ``monitor``; the guard applies them at every validation. Unlabelled tiles are
+let in once the model has skill. When they do harm, the training goes back to the state in which they came in and
+tries once more with half their weight; when that harms too it goes back again and ends on labels alone, as the
+supervised training would have ended.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isfinite, nan, sqrt
+from typing import Any, Literal
+
+from verglas.errors import check_range
+
+Action = Literal["say", "go back", "renew teacher", "lower rate", "lower weight"]
+Seen = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class GuardSettings:
+    """When unlabelled micrographs may teach.
+
+    They come in at the first validation from ``earliest`` (share of the steps) on at which the skill in pixels,
+    (AP − π)/(1 − π), reaches ``skill``; after ``latest`` they do not come in any more. They do harm where the AP
+    of held-out particles stays below that at the start by ``harm``, or by two standard errors if that is more, for
+    ``patience`` validations. Without ``active`` they come in at ``earliest`` and nothing is undone.
+    """
+
+    active: bool = True
+    earliest: float = 0.3
+    latest: float = 0.6
+    skill: float = 0.2
+    harm: float = 0.02
+    patience: int = 2
+
+    def __post_init__(self) -> None:
+        check_range("guard", 0, 1, earliest=self.earliest, skill=self.skill, harm=self.harm)
+        check_range("guard", self.earliest, 1, latest=self.latest)
+        check_range("guard", 1, 1000, patience=self.patience)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A condition on what was seen that holds for ``evals`` validations in a row, its name, cause and remedy."""
+
+    code: str
+    verdict: str
+    condition: Callable[[Seen], bool]
+    evals: int
+    action: Action
+    remedy: str
+
+    def holds(self, history: Sequence[Seen]) -> bool:
+        """Tell whether the condition held at each of the last validations; not if something was not measured."""
+        last = history[-self.evals :]
+        return len(last) == self.evals and all(map(self._met, last))
+
+    def _met(self, seen: Seen) -> bool:
+        try:
+            return self.condition(seen)
+        except KeyError:
+            return False
+
+
+def _outside(value: float, low: float, high: float) -> bool:
+    return isfinite(value) and not low <= value <= high
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("R1", "NO_SKILL", lambda s: s["average_skill"] < 0.05 and s["average_best_f1"] < 1.1 * s["average_trivial_f1"],
+         3, "go back", "Look at the labels with verglas inspect: are they where the particles are?"),
+    Rule("R2", "MISCALIBRATED",
+         lambda s: s["average_skill"] >= 0.2 and s["average_f1_half"] < 0.5 * s["average_best_f1"], 1, "say",
+         "The ranking is sound; the threshold of the operating point corrects for it. Do not cut at 0.5."),
+    Rule("R3", "INPUT_INDEPENDENT", lambda s: s["map_correlation"] > 0.5 or s["map_variance_between"] < 0.5,
+         2, "go back", "The output hardly depends on the micrograph: a fault of normalisation, or a dead network."),
+    Rule("R4", "NORM_MISMATCH", lambda s: abs(s["mode_gap"]) > 0.5 or _outside(s["mode_sd_ratio"], 0.5, 2),
+         2, "say", "Running and batch statistics disagree: more steps, a larger batch, or model.norm = 'group'."),
+    Rule("R5", "PRIOR_DRIFT", lambda s: _outside(s["pseudo_positive_share"] / max(s["held_prior"], 1e-9), 0.5, 2),
+         2, "lower weight", "Pseudo-labels have another share of particles than the labels: mask = 'quantile'."),
+    Rule("R6", "KEEP_ASYMMETRY", lambda s: _outside(s["keep_positive"] / max(s["keep_negative"], 1e-9), 0.5, 2),
+         1, "say", "The mask keeps one class and drops the other: mask = 'quantile', or soft_teacher without one."),
+    Rule("R8", "TEACHER_STALE",
+         lambda s: s["average_pixel_ap"] < s["student_pixel_ap"] - 0.1 or _outside(s["weight_norm_ratio"], 0.8, 1.25)
+         or s["belief_sd"] < 0.05 * sqrt(s["prior"] * (1 - s["prior"])), 1, "renew teacher",
+         "A lower train.average lets the teacher follow faster."),
+    Rule("R9", "NOOP_UNSUP", lambda s: s["unsupervised"] == 0, 1, "say",
+         "The unlabelled term is exactly zero: views are identical, or nothing is kept."),
+    Rule("R10", "LR_TOO_HIGH", lambda s: s["clip_rate"] > 0.5 and s["clipped_steps"] >= 500, 1, "lower rate",
+         "Gradients are clipped most of the time: lower train.rate."),
+    Rule("R11", "PU_CEILING",
+         lambda s: s["average_skill"] >= 0.2 and s["centre_belief"] < 0.6
+         and abs(s["precision_early"] - s["precision_late"]) < 0.1, 1, "say",
+         "Even labelled particles are believed in by less than 0.6: labels leave particles out. "
+         "Give --labels-are partial."),
+)  # fmt: skip
+"""What is watched for (thresholds of SIMULATED calibrations: see the method page). R7, harm, needs memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What a rule found, and what the trainer is to do."""
+
+    code: str
+    verdict: str
+    action: Action
+    sentence: str
+
+
+@dataclass(slots=True)
+class Guard:
+    """The memory of a training: whether unlabelled tiles are in, since when, and what was seen since."""
+
+    settings: GuardSettings
+    steps: int
+    opened: int | None = None
+    ap_at_opening: float = nan
+    closed: bool = False
+    returns: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    def opens(self, step: int, ap: float, seen: Seen) -> bool:
+        """Let unlabelled tiles in at this step, if it is time and the model has skill; tell whether."""
+        early, late = self.settings.earliest * self.steps, self.settings.latest * self.steps
+        able = not self.settings.active or seen.get("average_skill", nan) >= self.settings.skill
+        if self.opened is not None or self.closed or not early <= step <= late or not able:
+            return False
+        self.opened, self.ap_at_opening, self.history, self.said = step, ap, [], []
+        return True
+
+    def progress(self, step: int) -> float | None:
+        """Return how much of the stage of unlabelled tiles is over, from 0 to 1; None outside it."""
+        return None if self.opened is None else (step - self.opened) / max(1, self.steps - self.opened)
+
+    def judge(self, ap: float, labels: int, seen: Seen) -> list[Ruling]:
+        """Apply every rule to the latest validation and return what to do; a verdict is given once a stage."""
+        self.history.append(dict(seen) | {"ap": ap, "labels": labels})
+        found = [Ruling(r.code, r.verdict, r.action, r.remedy) for r in RULES if r.holds(self.history)]
+        if self._harm():
+            sentence = f"AP {ap:.3f} on held-out labels, {self.ap_at_opening:.3f} when unlabelled tiles came in"
+            found.append(Ruling("R7", "SSL_HARM", "go back", sentence))
+        fresh = [ruling for ruling in found if ruling.code not in self.said]
+        self.said += [ruling.code for ruling in fresh]
+        return [self._tempered(ruling) for ruling in fresh]
+
+    def go_back(self) -> int:
+        """Close the stage after harm, for good the second time; return the step to go back to."""
+        assert self.opened is not None, "only an open stage can end"
+        step, self.opened, self.history, self.said = self.opened, None, [], []
+        self.returns += 1
+        self.closed = self.returns > 1
+        return step
+
+    def state(self) -> dict[str, Any]:
+        """Return the memory in plain types."""
+        return {
+            name: getattr(self, name) for name in ("opened", "ap_at_opening", "closed", "returns", "history", "said")
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state`` returned."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def _harm(self) -> bool:
+        """Rule R7: held-out AP below that at the opening, beyond its error, several times in a row (SCIENCE)."""
+        last = self.history[-self.settings.patience :]
+        if self.opened is None or len(last) < self.settings.patience:
+            return False
+        start = self.ap_at_opening
+        error = sqrt(max(0.0, start * (1 - start)) / max(1.0, last[-1]["labels"])) if isfinite(start) else nan
+        return all(one["ap"] < start - max(2 * error, self.settings.harm) for one in last)
+
+    def _tempered(self, ruling: Ruling) -> Ruling:
+        """Only say it outside the stage: supervised training is not interfered with."""
+        idle = not self.settings.active or self.opened is None
+        return Ruling(ruling.code, ruling.verdict, "say", ruling.sentence) if idle else ruling
