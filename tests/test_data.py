@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from verglas.augment import Geometry, Photometry
+from verglas.augment import Geometry, Photometry, rectangles
 from verglas.batch import Labelled, Unlabelled
-from verglas.data import Cropping, Stored, labelled_batch, per_logit, rectangles, unlabelled_batch
+from verglas.data import Cropping, Stored, labelled_batch, per_logit, unlabelled_batch
 from verglas.errors import InputError
 from verglas.types import Grid, Image
 

@@ -150,10 +150,29 @@ class Photometry:
     def _holes(self, b: int, h: int, w: int, generator: torch.Generator) -> Bool[Tensor, "b 1 h w"]:
         side = self.cutout**0.5
         corner = torch.rand(b, 2, generator=generator) * (1 - side)
-        rows = torch.arange(h) / h - corner[:, :1]
-        columns = torch.arange(w) / w - corner[:, 1:]
-        inside_rows, inside_columns = (rows >= 0) & (rows < side), (columns >= 0) & (columns < side)
-        return (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]
+        sides = torch.full((b,), side)
+        inside = (_span(torch.arange(n) / n, corner[:, axis], sides) for axis, n in enumerate((h, w)))
+        return _box(*inside)
+
+
+def rectangles(b: int, side: int, share: float, generator: torch.Generator) -> Bool[Tensor, "b 1 p p"]:
+    """Draw one rectangle in each square of ``side``: a fifth to all of ``share`` of its area, sides 1 : 2 to 2 : 1."""
+    u = torch.rand(4, b, generator=generator)
+    area, stretch = share * (0.2 + 0.8 * u[0]), torch.exp((2 * u[1] - 1) * math.log(2) / 2)
+    pixels, inside = (torch.arange(side) + 0.5) / side, []
+    for length, place in ((area.sqrt() * stretch, u[2]), (area.sqrt() / stretch, u[3])):
+        length = length.clamp(max=1.0)
+        inside.append(_span(pixels, place * (1 - length), length))
+    return _box(*inside)
+
+
+def _span(line: Float[Tensor, " n"], start: Float[Tensor, " b"], length: Float[Tensor, " b"]) -> Bool[Tensor, "b n"]:
+    offset = line - start[:, None]
+    return (offset >= 0) & (offset < length[:, None])
+
+
+def _box(rows: Bool[Tensor, "b h"], columns: Bool[Tensor, "b w"]) -> Bool[Tensor, "b 1 h w"]:
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
 
 
 def _mirrored(image: Float[Tensor, "b 1 h w"], columns: int, rows: int) -> Float[Tensor, "b 1 p q"]:

@@ -5,7 +5,6 @@ does not grow with the number of micrographs.
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from verglas.augment import Geometry, Photometry
+from verglas.augment import Geometry, Photometry, rectangles
 from verglas.batch import Labelled, Unlabelled
 from verglas.errors import InputError
 from verglas.io._base import whole_file, write_text
@@ -133,18 +132,6 @@ def unlabelled_batch(
         pixels = mixed.repeat_interleave(how.stem, -1).repeat_interleave(how.stem, -2)
         strong = torch.where(pixels, strong.roll(1, 1), strong)
     return Unlabelled(weak, strong, per_logit(valid, how.stem, 1.0), mixed)
-
-
-def rectangles(b: int, side: int, share: float, generator: torch.Generator) -> Bool[Tensor, "b 1 p p"]:
-    """Draw one rectangle in each square of ``side``: a fifth to all of ``share`` of its area, sides 1 : 2 to 2 : 1."""
-    u = torch.rand(4, b, generator=generator)
-    area, stretch = share * (0.2 + 0.8 * u[0]), torch.exp((2 * u[1] - 1) * math.log(2) / 2)
-    inside = []
-    for length, place in ((area.sqrt() * stretch, u[2]), (area.sqrt() / stretch, u[3])):
-        length = length.clamp(max=1.0)
-        offset = (torch.arange(side) + 0.5) / side - (place * (1 - length))[:, None]
-        inside.append((offset >= 0) & (offset < length[:, None]))
-    return (inside[0][:, :, None] & inside[1][:, None, :])[:, None]
 
 
 def per_logit(mask: Bool[Tensor, "b m h w"], stem: int, share: float) -> Bool[Tensor, "b m p q"]:

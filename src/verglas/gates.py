@@ -116,10 +116,14 @@ class Guard:
     steps: int
     opened: int | None = None
     ap_at_opening: float = nan
-    closed: bool = False
     returns: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+
+    @property
+    def closed(self) -> bool:
+        """Whether unlabelled tiles have done harm twice, and stay out."""
+        return self.returns > 1
 
     def opens(self, step: int, ap: float, seen: Seen) -> bool:
         """Let unlabelled tiles in at this step, if it is time and the model has skill; tell whether."""
@@ -150,14 +154,11 @@ class Guard:
         assert self.opened is not None, "only an open stage can end"
         step, self.opened, self.history, self.said = self.opened, None, [], []
         self.returns += 1
-        self.closed = self.returns > 1
         return step
 
     def state(self) -> dict[str, Any]:
         """Return the memory in plain types."""
-        return {
-            name: getattr(self, name) for name in ("opened", "ap_at_opening", "closed", "returns", "history", "said")
-        }
+        return {name: getattr(self, name) for name in ("opened", "ap_at_opening", "returns", "history", "said")}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up what ``state`` returned."""

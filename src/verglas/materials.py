@@ -32,6 +32,11 @@ class Materials:
     truth: Mapping[str, Picks]
     prior: float
 
+    @property
+    def held_labels(self) -> int:
+        """How many labels are held out."""
+        return sum(map(len, self.truth.values()))
+
 
 def gather(
     collection: Collection, config: RunConfig, recipe: Preprocess, folder: Path, stop: threading.Event
@@ -126,10 +131,10 @@ def _centres(collection: Collection, holdout: Holdout, name: str, image: Image) 
     """Return where the labels that teach lie on the prepared image."""
     if name not in collection.picks:
         return []
-    xy, grid = collection.picks[name].xy, image.grid
+    xy = collection.picks[name].xy
     if name in holdout.areas:
         xy = xy[~holdout.areas[name].holds(xy)]
-    return [((x - grid.x0) / grid.dx, (y - grid.y0) / grid.dy) for x, y in xy.tolist()]
+    return [(x, y) for x, y in image.grid.from_micrograph(xy).tolist()]
 
 
 def _prior(labelled: Sequence[Stored]) -> float:

@@ -136,6 +136,11 @@ def load(folder: Path, shape: Shape) -> UNet:
     return to_device(model, torch.device("cpu")).eval()
 
 
+def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    """Return the layers that have running statistics."""
+    return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
 def to_device(model: UNet, device: torch.device) -> UNet:
     """Move the model, with weights laid out channels last, which convolutions prefer."""
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import nn
 
 from verglas.data import Stored, per_logit
-from verglas.model import UNet
+from verglas.model import UNet, batch_norms
 from verglas.predict import Precision, probability
 from verglas.ranking import average_precision, best_f1, precision_recall_curve
 from verglas.ssl import Algorithm
@@ -61,7 +61,9 @@ def watch(
         given = np.concatenate([one.student[one.valid] for one in looked])
         found |= {"belief_mean": float(beliefs.mean()), "belief_sd": float(beliefs.std()), "prior": prior,
                   "agreement": _correlation(beliefs, given)}  # fmt: skip
-    return found | _across([one.average for one in looked]) | _modes(seen, stored[0].image(), precision)
+    return (
+        found | _across([one.average for one in looked]) | _modes(seen, stored[0].image(), looked[0].student, precision)
+    )
 
 
 def pixel_figures(target: Bool[np.ndarray, " n"], belief: Float[np.ndarray, " n"]) -> dict[str, float]:
@@ -151,21 +153,20 @@ def _across(maps: Sequence[Map]) -> dict[str, float]:
     return {"map_correlation": float(np.mean(pairs)), "map_variance_between": between}
 
 
-def _modes(model: UNet, image: Image, precision: Precision) -> dict[str, float]:
-    """Return how far logits move when batch statistics replace the running ones (batch normalisation only)."""
-    if not any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+def _modes(model: UNet, image: Image, found: Map, precision: Precision) -> dict[str, float]:
+    """Return how far logits move from ``found`` when batch statistics replace the running ones (batch norm only)."""
+    norms = batch_norms(model)
+    if not norms:
         return {}
-    running = _logits(probability(model, image, precision=precision))
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.train()
-    batch = _logits(probability(model, image, precision=precision))
+    for norm in norms:
+        norm.train()
+    running, batch = _logits(found), _logits(probability(model, image, precision=precision).data)
     return {"mode_gap": float(batch.mean() - running.mean()),
             "mode_sd_ratio": float(running.std() / max(batch.std(), 1e-6))}  # fmt: skip
 
 
-def _logits(found: Image) -> Map:
-    p = found.data.clip(1e-6, 1 - 1e-6)
+def _logits(found: Map) -> Map:
+    p = found.clip(1e-6, 1 - 1e-6)
     return np.log(p / (1 - p))
 
 

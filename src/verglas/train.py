@@ -213,8 +213,7 @@ class Trainer:
             self.snapshot.load_state_dict(self.average.state_dict())
             yield Note(f"step {step}: {len(self.materials.unlabelled)} unlabelled micrographs come in")
         elif step >= guard.settings.earliest * guard.steps:
-            labels = sum(map(len, self.materials.truth.values()))
-            for ruling in guard.judge(validated.ap, labels, seen):
+            for ruling in guard.judge(validated.ap, self.materials.held_labels, seen):
                 yield Ruled(step, ruling.code, ruling.verdict, ruling.action, ruling.sentence)
                 yield from self._obey(ruling)
                 if ruling.action == "go back":
@@ -257,7 +256,7 @@ class Trainer:
     def operating_point(self, candidates: PickSet) -> OperatingPoint:
         """Choose the threshold on the held-out labels; 0.5, and a sentence that says why, where there is no basis."""
         truth, diameter_px = self.materials.truth, self.collection.diameter_px
-        labels = sum(map(len, truth.values()))
+        labels = self.materials.held_labels
         if not labels or not len(candidates):
             why = f"0.5 for want of a basis: {labels} held-out labels and {len(candidates)} candidates there"
             return OperatingPoint(0.5, why, 0.0, 0.0, 0.0, (0.0, 1.0), len(truth), labels)
@@ -323,7 +322,7 @@ class Trainer:
         truth = self.materials.truth
         average = recalibrated(self.average, self.materials.labelled, self.precision)
         pool = Pool.of(self.candidates(average).by_name(), truth)
-        ranked, labels = pool.by_micrograph(self.collection.diameter_px / 2), sum(map(len, truth.values()))
+        ranked, labels = pool.by_micrograph(self.collection.diameter_px / 2), self.materials.held_labels
         ap = average_precision(ranked.right, ranked.score, labels)
         f1, threshold = best_f1(ranked.right, ranked.score, labels)
         self.best_ap = max(self.best_ap, ap)
@@ -382,7 +381,7 @@ def recalibrated(model: UNet, labelled: Sequence[Stored], precision: Precision) 
     which costs more than the difference between micrographs.
     """
     model = copy.deepcopy(model).eval()
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = network.batch_norms(model)
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None

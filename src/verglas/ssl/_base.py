@@ -70,12 +70,20 @@ class Algorithm(nn.Module, ABC):
         neither optimiser nor teacher.
         """
 
+    def labels_only(self, student: Network, labelled: Labelled) -> Step:
+        """Return the step of supervised learning."""
+        loss = self.loss(student(labelled.image), labelled.target, labelled.known)
+        return Step(loss, {"supervised": loss.detach()})
+
     @abstractmethod
     def pseudo_label(self, belief: Float[Tensor, "*s"]) -> tuple[Float[Tensor, "*s"], Float[Tensor, "*s"]] | None:
         """Return the target that a teacher's probabilities become, and how much each pixel counts (0 to 1).
 
         None where the algorithm makes no such labels. The trainer audits them on held-out labels.
         """
+
+
+Terms = tuple[Float[Tensor, "b 1 p q"], Float[Tensor, ""], Mapping[str, Float[Tensor, ""]]]
 
 
 class Consistent(Algorithm, ABC):
@@ -90,22 +98,28 @@ class Consistent(Algorithm, ABC):
         check_range("algorithm.options", 0, 1, ramp_until=ramp_until, cutmix=cutmix)
         self.weight, self.ramp_until, self.cutmix = weight, ramp_until, cutmix
 
-    def labels_only(self, student: Network, labelled: Labelled) -> Step:
-        """Return the step before the stage of unlabelled tiles: that of the supervised algorithm."""
-        loss = self.supervised(student(labelled.image), labelled)
-        return Step(loss, {"supervised": loss.detach()})
-
-    def supervised(self, logits: Float[Tensor, "b 1 p q"], labelled: Labelled) -> Float[Tensor, ""]:
-        """Return the loss on the labels."""
-        return self.loss(logits, labelled.target, labelled.known)
-
-    def total(
-        self, learn: Float[Tensor, ""], agree: Float[Tensor, ""], progress: float, **watch: Float[Tensor, ""]
+    def step(
+        self,
+        student: Network,
+        teacher: Network | None,
+        labelled: Labelled,
+        unlabelled: Unlabelled | None,
+        progress: float,
     ) -> Step:
-        """Return the step of both terms."""
+        """Return the loss on labels and, where there are unlabelled tiles, the weighted term on these."""
+        if unlabelled is None:
+            return self.labels_only(student, labelled)
+        logits, agree, watch = self.terms(student, teacher, labelled, unlabelled, progress)
+        learn = self.loss(logits, labelled.target, labelled.known)
         weight = self.trust * self.weight * ramp(progress, self.ramp_until)
-        terms = {"supervised": learn, "unsupervised": agree, "weight": weight}
-        return Step(learn + weight * agree, {key: value.detach() for key, value in {**terms, **watch}.items()})
+        seen = {"supervised": learn, "unsupervised": agree, "weight": weight, **watch}
+        return Step(learn + weight * agree, {key: value.detach() for key, value in seen.items()})
+
+    @abstractmethod
+    def terms(
+        self, student: Network, teacher: Network | None, labelled: Labelled, unlabelled: Unlabelled, progress: float
+    ) -> Terms:
+        """Return the student's logits of labelled tiles, the unlabelled term, and what else is worth watching."""
 
 
 def belief_of(teacher: Network | None, weak: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 p q"]:

@@ -1,6 +1,7 @@
 """Learn strong views with hard pseudo-labels where the teacher is sure (Sohn et al., arXiv 2001.07685)."""
 
-from typing import Literal
+from abc import ABC, abstractmethod
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,14 +10,17 @@ from torch import Tensor
 from verglas.batch import Labelled, Unlabelled
 from verglas.errors import check_choice
 from verglas.losses import Loss, bce
-from verglas.ssl._base import Consistent, Network, Step, belief_of, together
+from verglas.ssl._base import Consistent, Network, Terms, belief_of, together
 from verglas.ssl.thresholds import MEMORY, ByClass, Fixed, Free, Mask, Quantile, Soft, Weighted
 
-MASKS = ("quantile", "fixed", "class", "none", "weighted", "free", "soft")
+MaskName = Literal["quantile", "fixed", "class", "none", "weighted", "free", "soft"]
+MASKS: tuple[str, ...] = get_args(MaskName)
 """Ways to decide which pseudo-labels count."""
 
+Agreement = tuple[Float[Tensor, "a 1 p q"], Float[Tensor, ""]]
 
-class PseudoLabelling(Consistent):
+
+class PseudoLabelling(Consistent, ABC):
     """What algorithms with hard pseudo-labels share: the mask, and the loss it weighs."""
 
     prior: Tensor
@@ -30,16 +34,29 @@ class PseudoLabelling(Consistent):
         """Return the mask's label and weight of each pixel."""
         return self.mask(belief)
 
-    def labelled_from(
-        self, teacher: Network | None, labelled: Labelled, unlabelled: Unlabelled, progress: float
-    ) -> tuple[Float[Tensor, "b 1 p q"], Float[Tensor, "b 1 p q"]]:
-        """Return target of each pixel of the tiles, and its weight, 0 where not valid."""
+    def terms(
+        self, student: Network, teacher: Network | None, labelled: Labelled, unlabelled: Unlabelled, progress: float
+    ) -> Terms:
+        """Return what the student says of the views, held to the pseudo-labels that the mask keeps."""
         belief = belief_of(teacher, unlabelled.weak)
         share = (labelled.target * labelled.known).sum() / labelled.known.sum().clamp(min=1)
         self.prior.copy_(share if self.prior.isnan() else torch.lerp(share, self.prior, MEMORY))
         self.mask.settle(belief, unlabelled.valid, self.prior, progress)
         target, weight = self.mask(belief)
-        return target, weight * unlabelled.valid
+        weight = weight * unlabelled.valid
+        logits, agree = self.agreement(student, labelled, unlabelled, target, weight)
+        return logits, agree, kept(target, weight, unlabelled.valid)
+
+    @abstractmethod
+    def agreement(
+        self,
+        student: Network,
+        labelled: Labelled,
+        unlabelled: Unlabelled,
+        target: Float[Tensor, "b 1 p q"],
+        weight: Float[Tensor, "b 1 p q"],
+    ) -> Agreement:
+        """Return the logits of labelled tiles, and the term of the pseudo-labels, whose weight is 0 where not valid."""
 
 
 class FixMatch(PseudoLabelling):
@@ -56,7 +73,7 @@ class FixMatch(PseudoLabelling):
         self,
         loss: Loss,
         *,
-        mask: Literal["quantile", "fixed", "class", "none", "weighted", "free", "soft"] = "quantile",
+        mask: MaskName = "quantile",
         share: float = 0.8,
         threshold: float = 0.95,
         positive: float = 0.6,
@@ -73,21 +90,29 @@ class FixMatch(PseudoLabelling):
         }[mask]()  # fmt: skip
         super().__init__(loss, made, weight=weight, ramp_until=ramp_until, cutmix=cutmix)
 
-    def step(
+    def agreement(
         self,
         student: Network,
-        teacher: Network | None,
         labelled: Labelled,
-        unlabelled: Unlabelled | None,
-        progress: float,
-    ) -> Step:
-        """Return the loss on labels and on pseudo-labels."""
-        if unlabelled is None:
-            return self.labels_only(student, labelled)
-        target, weight = self.labelled_from(teacher, labelled, unlabelled, progress)
-        logits, views = together(student, labelled, unlabelled.strong)
-        agree = disagreement(views, unlabelled.seen(target), unlabelled.seen(weight), unlabelled.seen(unlabelled.valid))
-        return self.total(self.supervised(logits, labelled), agree, progress, **kept(target, weight, unlabelled.valid))
+        unlabelled: Unlabelled,
+        target: Float[Tensor, "b 1 p q"],
+        weight: Float[Tensor, "b 1 p q"],
+    ) -> Agreement:
+        """Return the term of the strong views."""
+        return on_strong_views(student, labelled, unlabelled, target, weight)
+
+
+def on_strong_views(
+    student: Network,
+    labelled: Labelled,
+    unlabelled: Unlabelled,
+    target: Float[Tensor, "b 1 p q"],
+    weight: Float[Tensor, "b 1 p q"],
+) -> Agreement:
+    """Return the logits of labelled tiles, and how far those of strong views are from the pseudo-labels."""
+    seen = unlabelled.seen
+    logits, views = together(student, labelled, unlabelled.strong)
+    return logits, disagreement(views, seen(target), seen(weight), seen(unlabelled.valid))
 
 
 def disagreement(

@@ -1,20 +1,43 @@
 """Agree with the running average of yourself (Tarvainen & Valpola, arXiv 1703.01780)."""
 
+from abc import ABC, abstractmethod
 from typing import Literal
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from verglas.batch import Labelled, Unlabelled
 from verglas.errors import check_choice
 from verglas.losses import Loss, bce, bernoulli_entropy, masked_mean
-from verglas.ssl._base import Consistent, Network, Step, belief_of, together
+from verglas.ssl._base import Consistent, Network, Terms, belief_of, together
 
 WEIGHTS = {"mse": 10.0, "kl": 1.0}
 """Weight of the term unless one is given: a squared difference of probabilities is that much smaller."""
 
 
-class MeanTeacher(Consistent):
+class SoftTargets(Consistent, ABC):
+    """What algorithms share whose targets are the teacher's probabilities, everywhere."""
+
+    def pseudo_label(self, belief: Float[Tensor, "*s"]) -> tuple[Float[Tensor, "*s"], Float[Tensor, "*s"]]:
+        """Return the belief itself, everywhere."""
+        return belief, belief.new_ones(belief.shape)
+
+    def terms(
+        self, student: Network, teacher: Network | None, labelled: Labelled, unlabelled: Unlabelled, progress: float
+    ) -> Terms:
+        """Return what the student says of strong views, held to the teacher's beliefs."""
+        belief = unlabelled.seen(belief_of(teacher, unlabelled.weak))
+        logits, views = together(student, labelled, unlabelled.strong)
+        return logits, self.apart(views, belief, unlabelled.seen(unlabelled.valid)), {}
+
+    @abstractmethod
+    def apart(
+        self, views: Float[Tensor, "v b 1 p q"], belief: Float[Tensor, "v b 1 p q"], valid: Bool[Tensor, "v b 1 p q"]
+    ) -> Float[Tensor, ""]:
+        """Return how far logits of the views are from the beliefs."""
+
+
+class MeanTeacher(SoftTargets):
     """Every valid pixel counts, the teacher's probability is the target.
 
     ``consistency``: mean squared difference of probabilities, or mean Kullback-Leibler divergence in nats.
@@ -36,26 +59,10 @@ class MeanTeacher(Consistent):
         super().__init__(loss, weight=weight, ramp_until=ramp_until, cutmix=cutmix)
         self.consistency = consistency
 
-    def pseudo_label(self, belief: Float[Tensor, "*s"]) -> tuple[Float[Tensor, "*s"], Float[Tensor, "*s"]]:
-        """Return the belief itself, everywhere."""
-        return belief, belief.new_ones(belief.shape)
-
-    def step(
-        self,
-        student: Network,
-        teacher: Network | None,
-        labelled: Labelled,
-        unlabelled: Unlabelled | None,
-        progress: float,
-    ) -> Step:
-        """Return the loss on labels and the disagreement on strong views."""
-        if unlabelled is None:
-            return self.labels_only(student, labelled)
-        belief = unlabelled.seen(belief_of(teacher, unlabelled.weak))
-        logits, views = together(student, labelled, unlabelled.strong)
+    def apart(
+        self, views: Float[Tensor, "v b 1 p q"], belief: Float[Tensor, "v b 1 p q"], valid: Bool[Tensor, "v b 1 p q"]
+    ) -> Float[Tensor, ""]:
+        """Return the mean difference or divergence."""
         if self.consistency == "mse":
-            apart = (views.sigmoid() - belief) ** 2
-        else:
-            apart = bce(views, belief) - bernoulli_entropy(belief)
-        agree = masked_mean(apart, unlabelled.seen(unlabelled.valid))
-        return self.total(self.supervised(logits, labelled), agree, progress)
+            return masked_mean((views.sigmoid() - belief) ** 2, valid)
+        return masked_mean(bce(views, belief) - bernoulli_entropy(belief), valid)

@@ -1,10 +1,13 @@
 """Learn from pseudo-labels of a frozen copy of yourself, made anew in rounds (Xie et al., arXiv 1911.04252)."""
 
+from jaxtyping import Float
+from torch import Tensor
+
 from verglas.batch import Labelled, Unlabelled
 from verglas.errors import check_range
 from verglas.losses import Loss
-from verglas.ssl._base import Network, Step, together
-from verglas.ssl.fixmatch import PseudoLabelling, disagreement, kept
+from verglas.ssl._base import Network
+from verglas.ssl.fixmatch import Agreement, PseudoLabelling, on_strong_views
 from verglas.ssl.thresholds import Quantile
 
 
@@ -30,18 +33,13 @@ class SelfTraining(PseudoLabelling):
         super().__init__(loss, Quantile(share, share), weight=weight, ramp_until=ramp_until, cutmix=cutmix)
         self.rounds = rounds
 
-    def step(
+    def agreement(
         self,
         student: Network,
-        teacher: Network | None,
         labelled: Labelled,
-        unlabelled: Unlabelled | None,
-        progress: float,
-    ) -> Step:
-        """Return the loss on labels and on pseudo-labels."""
-        if unlabelled is None:
-            return self.labels_only(student, labelled)
-        target, weight = self.labelled_from(teacher, labelled, unlabelled, progress)
-        logits, views = together(student, labelled, unlabelled.strong)
-        agree = disagreement(views, unlabelled.seen(target), unlabelled.seen(weight), unlabelled.seen(unlabelled.valid))
-        return self.total(self.supervised(logits, labelled), agree, progress, **kept(target, weight, unlabelled.valid))
+        unlabelled: Unlabelled,
+        target: Float[Tensor, "b 1 p q"],
+        weight: Float[Tensor, "b 1 p q"],
+    ) -> Agreement:
+        """Return the term of the strong views."""
+        return on_strong_views(student, labelled, unlabelled, target, weight)

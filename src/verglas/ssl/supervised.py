@@ -21,8 +21,7 @@ class Supervised(Algorithm):
         progress: float,
     ) -> Step:
         """Return the loss on the labelled tiles."""
-        loss = self.loss(student(labelled.image), labelled.target, labelled.known)
-        return Step(loss, {"supervised": loss.detach()})
+        return self.labels_only(student, labelled)
 
     def pseudo_label(self, belief: Float[Tensor, "*s"]) -> None:
         """Make none."""

@@ -1,13 +1,14 @@
 """Two strong views and a view with features dropped, all held to one pseudo-label (Yang et al., arXiv 2208.09910)."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from verglas.batch import Labelled, Unlabelled
 from verglas.errors import check_range
 from verglas.losses import Loss
-from verglas.ssl._base import Network, Step
-from verglas.ssl.fixmatch import PseudoLabelling, disagreement, kept
+from verglas.ssl._base import Network
+from verglas.ssl.fixmatch import Agreement, PseudoLabelling, disagreement
 from verglas.ssl.thresholds import Quantile
 
 
@@ -32,26 +33,22 @@ class UniMatch(PseudoLabelling):
         self.dropout = dropout
         self.register_buffer("random", torch.Generator().manual_seed(0).get_state())
 
-    def step(
+    def agreement(
         self,
         student: Network,
-        teacher: Network | None,
         labelled: Labelled,
-        unlabelled: Unlabelled | None,
-        progress: float,
-    ) -> Step:
-        """Return the loss on labels and on the pseudo-labels of all three views."""
-        if unlabelled is None:
-            return self.labels_only(student, labelled)
-        target, weight = self.labelled_from(teacher, labelled, unlabelled, progress)
+        unlabelled: Unlabelled,
+        target: Float[Tensor, "b 1 p q"],
+        weight: Float[Tensor, "b 1 p q"],
+    ) -> Agreement:
+        """Return the term of all three views."""
         valid, b = unlabelled.valid, len(unlabelled.weak)
         features = student.encode(torch.cat([labelled.image, *unlabelled.strong, unlabelled.weak]))
         logits = student.decode(self._dropped(features, b)).float()
         views = logits[-3 * b : -b].unflatten(0, (2, b))
         strong = disagreement(views, unlabelled.seen(target), unlabelled.seen(weight), unlabelled.seen(valid))
         dropped = disagreement(logits[-b:], target, weight, valid)
-        learn = self.supervised(logits[: -3 * b], labelled)
-        return self.total(learn, 0.5 * (strong + dropped), progress, **kept(target, weight, valid))
+        return logits[: -3 * b], 0.5 * (strong + dropped)
 
     def _dropped(self, features: list[Tensor], b: int) -> list[Tensor]:
         """Drop channels of the last ``b`` tiles at every level; what stays is scaled up for it."""
