@@ -54,7 +54,7 @@ def gather(
         )  # fmt: skip
     wanted = list(dict.fromkeys([*names, *holdout.areas]))
     if chosen_algorithm(collection, config).strong_views:
-        wanted += _unlabelled(collection)
+        wanted += unlabelled_names(collection)
     yield Note(f"validation: {holdout.how}")
     stored: dict[str, Stored] = {}
     micrographs, reading = collection.by_name(), config.data.reading()
@@ -69,13 +69,20 @@ def gather(
         except (InputError, OSError) as error:
             yield Failed(str(micrographs[name].path), str(error))
             continue
-        masks, centres = _masks(collection, config, holdout, name, image), _centres(collection, holdout, name, image)
-        stored[name] = Stored.write(folder, name, image, masks, centres)
+        stored[name] = store(collection, config, holdout, folder, name, image)
         yield Prepared(name, done, len(wanted), float(1 - image.valid.mean()))
-    return _materials(collection, config, holdout, stored)
+    return assigned(collection, holdout, stored)
 
 
-def _materials(collection: Collection, config: RunConfig, holdout: Holdout, stored: Mapping[str, Stored]) -> Materials:
+def store(
+    collection: Collection, config: RunConfig, holdout: Holdout, folder: Path, name: str, image: Image
+) -> Stored:
+    """Write a prepared micrograph with the masks that its labels make."""
+    masks, centres = _masks(collection, config, holdout, name, image), _centres(collection, holdout, name, image)
+    return Stored.write(folder, name, image, masks, centres)
+
+
+def assigned(collection: Collection, holdout: Holdout, stored: Mapping[str, Stored]) -> Materials:
     """Give each prepared micrograph its role; refuse what cannot teach."""
     teaching = [n for n in training_names(collection) if n not in holdout.areas or holdout.areas[n].partial]
     labelled = [stored[n] for n in teaching if n in stored]
@@ -108,7 +115,7 @@ def chosen_algorithm(collection: Collection, config: RunConfig) -> Algorithm:
     return made
 
 
-def _unlabelled(collection: Collection) -> list[str]:
+def unlabelled_names(collection: Collection) -> list[str]:
     """Return the micrographs without labels that the data's own split does not reserve."""
     reserved = {*collection.split.validation, *collection.split.test} if collection.split else set()
     return [m.name for m in collection.micrographs if m.name not in collection.picks and m.name not in reserved]

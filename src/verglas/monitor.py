@@ -95,15 +95,15 @@ def _look(student: UNet, average: UNet, stored: Stored, precision: Precision) ->
     p, q = maps[0].data.shape
     masks = torch.from_numpy(np.array(stored.masks()))[None]
     labelled = masks.shape[1] > 1
-    target = _reduced(masks[:, :1], stem, 0.5, (p, q)) if labelled else np.zeros((p, q), bool)
+    target = on_logits(masks[:, :1], stem, 0.5, (p, q)) if labelled else np.zeros((p, q), bool)
     unseen, held = (
-        _reduced(masks[:, i : i + 1], stem, 1.0, (p, q)) if labelled else np.zeros((p, q), bool) for i in (2, 3)
+        on_logits(masks[:, i : i + 1], stem, 1.0, (p, q)) if labelled else np.zeros((p, q), bool) for i in (2, 3)
     )
     return Watched(maps[0].data, maps[1].data, target, held, unseen, maps[0].valid)
 
 
-def _reduced(mask: torch.Tensor, stem: int, share: float, shape: tuple[int, int]) -> Bool[np.ndarray, "p q"]:
-    """Return the mask per logit; a last logit that the micrograph fills in part is left out."""
+def on_logits(mask: torch.Tensor, stem: int, share: float, shape: tuple[int, int]) -> Bool[np.ndarray, "p q"]:
+    """Return a mask per logit: set where at least ``share`` of its pixels are, not where the micrograph ends in it."""
     whole = per_logit(mask, stem, share)[0, 0].numpy()
     out = np.zeros(shape, bool)
     out[: whole.shape[0], : whole.shape[1]] = whole[: shape[0], : shape[1]]

@@ -91,6 +91,35 @@ class Ruled(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Checked(Record):
+    """The doctor answered the ``question`` of one check: see ``doctor.Finding``."""
+
+    kind: ClassVar[str] = "checked"
+    check: str
+    question: str
+    verdict: str
+    code: str
+    sentence: str
+    evidence: Mapping[str, Any]
+    remedy: str = ""
+    figure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosed(Record):
+    """A possible cause of what the checks found: how much speaks for it, and what speaks for and against."""
+
+    kind: ClassVar[str] = "diagnosed"
+    rank: int
+    cause: str
+    score: float
+    sentence: str
+    evidence_for: tuple[str, ...]
+    evidence_against: tuple[str, ...]
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
 class Trained(Record):
     """Training has ended; ``stopped`` where a signal ended it and it can go on."""
 

@@ -129,7 +129,7 @@ class Trainer:
         self.keep = keep
         self.precision: Precision = at_precision(config.train.precision, device)
         self.labelled_random, self.unlabelled_random = _streams(config.train.seed)
-        self.student = _beginning(config, materials, collection)
+        self.student = beginning(config, materials, collection)
         network.to_device(self.student, device)
         self.average = copy.deepcopy(self.student).eval()
         self.snapshot = copy.deepcopy(self.average)
@@ -343,7 +343,7 @@ def _streams(seed: int) -> tuple[torch.Generator, torch.Generator]:
     return torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 2**32)
 
 
-def _beginning(config: RunConfig, materials: Materials, collection: Collection) -> UNet:
+def beginning(config: RunConfig, materials: Materials, collection: Collection) -> UNet:
     """Return a network with drawn weights, or with those of the run to start from."""
     if config.train.start_from is not None:
         run = Run.open(config.train.start_from)
