@@ -205,7 +205,9 @@ def test_every_setting_is_written(tmp_path: Path) -> None:
     RunConfig().save(tmp_path / "config.toml")
     tree = tomllib.loads((tmp_path / "config.toml").read_text(encoding="utf-8"))
     assert set(tree) == {field.name for field in fields(RunConfig)}
-    assert set(tree["train"]) == {field.name for field in fields(TrainSettings)} - {"start_from"}, "None is left out"
+    assert set(tree["train"]) == {field.name for field in fields(TrainSettings)} - {"start_from", "centred"}, (
+        "None is left out"
+    )
     assert set(tree["guard"]) == {field.name for field in fields(GuardSettings)}
     assert "diameter_px" not in tree["data"]
 

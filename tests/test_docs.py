@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_the_readme_begins_with_the_demo_and_the_tests() -> None:
 
 
 def test_every_link_leads_somewhere() -> None:
-    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
             assert target.startswith("https://") or (path.parent / target).exists(), f"{path.name}: {target}"
 
@@ -81,18 +82,14 @@ def test_the_manual_names_every_format() -> None:
         assert any(f"`{word}`" in text for word in (form.name, *form.suffixes)), form.name
 
 
-def benchmark(name: str) -> object:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+def test_the_tables_of_the_docs_are_those_of_the_results() -> None:
+    path = str(ROOT / "scripts" / "docs")
+    spec = importlib.util.spec_from_loader("docs", SourceFileLoader("docs", path))
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_tables_of_the_docs_are_those_of_the_results() -> None:
-    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    marked = re.findall(r"<!-- (\w+): ?(.*?) -->\n(.*?)<!-- end -->", text, re.S)
-    assert marked
-    for script, arguments, shown in marked:
-        assert shown.strip() == "\n".join(benchmark(script).tables(arguments.split())).strip()
+    docs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(docs)
+    for page in docs.PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert "<!-- end -->" in text
+        assert docs.renewed(text) == text, f"{page.name}: run scripts/docs"

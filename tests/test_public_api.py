@@ -20,6 +20,7 @@ def test_all_is_sorted_and_is_what_there_is() -> None:
 
 def test_every_command_is_a_verb_of_the_api() -> None:
     commands = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    commands |= {str(group.name) for group in app.registered_groups}
     assert commands == set(api.__all__)
 
 

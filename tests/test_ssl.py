@@ -19,7 +19,7 @@ from verglas.ssl import Algorithm, make_algorithm
 from verglas.ssl._base import Consistent, belief_of, ramp, together
 from verglas.ssl.fixmatch import MASKS, FixMatch, disagreement, kept
 from verglas.ssl.mean_teacher import MeanTeacher
-from verglas.ssl.pu import PositiveUnlabelled
+from verglas.ssl.pu import RISKS, PositiveUnlabelled
 from verglas.ssl.self_training import SelfTraining
 from verglas.ssl.soft_teacher import SoftTeacher
 from verglas.ssl.thresholds import MEMORY, Fixed, Quantile
@@ -509,7 +509,7 @@ def test_unimatch_neither_reads_nor_moves_the_global_randomness() -> None:
 
 def test_the_nnpu_risk_is_that_of_clicks_and_unlabelled_pixels() -> None:
     first, student = clicked(), Pixelwise(*STUDENT)
-    result = PositiveUnlabelled(Loss(), prior=0.1).step(student, None, first, None, 0.5)
+    result = PositiveUnlabelled(Loss(), risk="nnpu", prior=0.1).step(student, None, first, None, 0.5)
     expected = non_negative_pu(student(first.image), first.known, first.unseen, 0.1)
     torch.testing.assert_close(result.loss, expected)
     assert result.watch["risk"] == result.loss
@@ -527,7 +527,26 @@ def test_the_ge_binomial_risk_is_that_of_clicks_and_of_places_a_pitch_apart() ->
     torch.testing.assert_close(result.loss, expected)
 
 
-@pytest.mark.parametrize("risk", ["nnpu", "ge_binomial"])
+def test_the_weighted_risk_is_the_loss_with_clicks_that_count_as_much_as_all_the_rest_times_the_balance() -> None:
+    first, student = clicked(), Pixelwise(*STUDENT)
+    algorithm = PositiveUnlabelled(Loss(), balance=0.4)
+    result = algorithm.step(student, None, first, None, 0.5)
+    some, n = first.known | first.unseen, int(first.known.sum())
+    weight = 0.4 * int(first.unseen.sum()) / n
+    expected = Loss(pos_weight=weight)(student(first.image), first.known.float(), some)
+    torch.testing.assert_close(result.loss, expected)
+    assert float(algorithm.clicked) == pytest.approx(n / int(some.sum()))
+
+
+def test_the_share_of_clicks_is_remembered_over_batches_without_any() -> None:
+    algorithm, none = PositiveUnlabelled(Loss()), torch.zeros(B, 1, SIDE, SIDE, dtype=torch.bool)
+    algorithm.step(Pixelwise(*STUDENT), None, clicked(), None, 0.5)
+    before = float(algorithm.clicked)
+    algorithm.step(Pixelwise(*STUDENT), None, replace(clicked(), known=none), None, 0.5)
+    assert float(algorithm.clicked) == pytest.approx(0.99 * before)
+
+
+@pytest.mark.parametrize("risk", RISKS)
 def test_complete_tiles_bear_the_loss_and_partial_ones_the_risk(risk: str) -> None:
     """A batch may hold both: micrographs of which all was labelled, and others."""
     student = Pixelwise(*STUDENT)
@@ -551,7 +570,7 @@ def test_pixels_that_nobody_labelled_are_not_taken_for_background(risk: str) -> 
     assert found < denied - 0.05
 
 
-@pytest.mark.parametrize("risk", ["nnpu", "ge_binomial"])
+@pytest.mark.parametrize("risk", RISKS)
 def test_labels_without_any_click_are_no_error(risk: str) -> None:
     first = replace(clicked(), known=torch.zeros(B, 1, SIDE, SIDE, dtype=torch.bool))
     student = Pixelwise(*STUDENT)

@@ -4,24 +4,25 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verglas.errors import InputError
 from verglas.io._base import FormatOptions, write_text
-from verglas.records import Failed, Note, Picked, Record, Summary, Trained, Written
+from verglas.records import Checked, Failed, Note, Picked, Record, Summary, Trained, Written
 from verglas.types import Collection, Evaluation, Micrograph, Picks, PickSet, nothing
 
 if TYPE_CHECKING:
     from verglas.config import RunConfig
+    from verglas.doctor import Said
     from verglas.io.collections import Collected, Found
     from verglas.picker import Picker
     from verglas.report import Page
     from verglas.simulate import Scene
 
-__all__ = ["demo", "evaluate", "export", "inspect", "pick", "simulate", "train"]
+__all__ = ["demo", "doctor", "evaluate", "export", "inspect", "pick", "simulate", "train"]
 
 MOST_PAGES = 12
 """Micrographs that are looked through for the best, the worst and the most uncertain of a report."""
@@ -63,18 +64,60 @@ def inspect(config: "RunConfig", out: str | Path) -> Iterator[Record]:
 
 def train(config: "RunConfig", out: str | Path, *, stop: threading.Event | None = None) -> Iterator[Record]:
     """Learn to pick from labelled micrographs and leave a run folder; go on where an earlier call was stopped."""
+    from verglas.doctor import examined, examined_run
     from verglas.train import train as learn
 
     collected = _collect(config)
     yield from _said(collected)
-    if _lacks_report(Path(out), config):
-        yield _trained_summary(Path(out), collected.collection)
-        return
-    end: Record | None = None
-    for end in learn(collected.collection, config, Path(out), stop=stop):
-        yield end
-    if isinstance(end, Trained) and not end.stopped:
-        yield _trained_summary(Path(out), collected.collection)
+    folder, collection, before = Path(out), collected.collection, list["Said"]()
+    if not _lacks_report(folder, config):
+        before = list(examined(collection, config))
+        yield from _faults(before)
+        end: Record | None = None
+        for end in learn(collection, config, folder, stop=stop):
+            yield end
+        if not isinstance(end, Trained) or end.stopped:
+            return
+    told = {one.code for one in _faults(before)}
+    yield from (one for one in _faults(examined_run(folder, collection, known=before)) if one.code not in told)
+    yield _trained_summary(folder, collection)
+
+
+def doctor(
+    run: str | Path | None = None,
+    config: "RunConfig | None" = None,
+    *,
+    checks: Sequence[str] | None = None,
+    slow: bool = False,
+) -> Iterator[Record]:
+    """Measure what may be wrong with data or a run, and yield what each check found, then the causes, best first.
+
+    Parameters
+    ----------
+    run
+        The folder of a training, ended or not; what is found is kept there, in ``doctor.json`` and in its report.
+    config
+        Without a run: the settings and data of a training to be.
+    checks
+        Names of the checks to ask; by default all but slow ones. ``slow`` adds those.
+    """
+    from verglas.doctor import examined, examined_run, in_short
+    from verglas.runs import Run
+
+    if config is None:
+        if run is None:
+            raise InputError("doctor", "subject", found="nothing", expected="the folder of a run, or data and settings")
+        config = Run.begun(run).config
+    collected = _collect(config)
+    yield from _said(collected)
+    collection, found = collected.collection, list[Record]()
+    records = examined(collection, config, checks, slow) if run is None else examined_run(run, collection, checks, slow)
+    for record in records:
+        found.append(record)
+        yield record
+    if run is not None and (Path(run) / "report.html").exists():
+        _trained_summary(Path(run), collection)
+    yield Summary(in_short(found))
 
 
 def pick(
@@ -281,6 +324,11 @@ def _said(collected: "Collected | Found") -> Iterator[Record]:
         yield Note(sentence, warning=True)
     for failure in collected.failures:
         yield Failed(str(failure.path), failure.reason)
+
+
+def _faults(said: "Iterable[Said]") -> Iterator[Checked]:
+    """Yield the findings that warn or fail."""
+    return (one for one in said if isinstance(one, Checked) and one.verdict in ("warn", "fail"))
 
 
 def _first(micrographs: Sequence[Micrograph], picks: Mapping[str, Picks]) -> list[Micrograph]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from verglas import __version__, api
-from verglas.console import complain, print_evaluation, show
+from verglas.console import complain, print_evaluation, show, show_diagnosis
 from verglas.errors import InputError
 from verglas.records import Record
 
@@ -23,7 +23,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-BAD_INPUT, PARTIAL, OUT_OF_MEMORY, INTERRUPTED = 3, 4, 5, 130
+doctor = typer.Typer(
+    help="Measure data, labels, views, teacher, outputs and thresholds; say what is wrong and what helps.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(doctor, name="doctor")
+
+NO, BAD_INPUT, PARTIAL, OUT_OF_MEMORY, INTERRUPTED = 1, 3, 4, 5, 130
 
 _OUT_OF_MEMORY = "out of memory", "allocate memory"  # torch on a GPU, and on a CPU
 
@@ -49,6 +56,9 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 MicrographsStar = Annotated[
     Path | None, typer.Option(help="RELION's file of the micrographs, whose names relion-folder then uses.")
 ]
+Algorithm = Annotated[str | None, typer.Option(help="How to learn; see the manual for a list.")]
+Slow = Annotated[bool, typer.Option("--slow", help="Also checks that train for a while.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Leave with 1 for a warning, too.")]
 CsY = Annotated[Literal["asis", "flip"] | None, typer.Option(help="Which way y runs in cryoSPARC files; no default.")]
 BoxPx = Annotated[int | None, typer.Option(help="Side of the boxes that corner formats draw, in micrograph pixels.")]
 
@@ -94,7 +104,7 @@ def train(
     diameter_px: DiameterPx = None,
     diameter_angstrom: DiameterAngstrom = None,
     pixel_size_angstrom: PixelSize = None,
-    algorithm: Annotated[str | None, typer.Option(help="How to learn; see the manual for a list.")] = None,
+    algorithm: Algorithm = None,
     steps: Annotated[int | None, typer.Option(help="Length of the training.")] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same machine and threads: same run.")] = None,
     device: Device = None,
@@ -112,6 +122,57 @@ def train(
     }
     with stop_on_signal() as stop:
         _show(api.train(_config(config, tree, set_), out, stop=stop), as_json, stop)
+
+
+@doctor.command("data")
+def doctor_data(
+    micrographs: Micrographs = None,
+    labels: Labels = None,
+    labels_are: LabelsAre = None,
+    diameter_px: DiameterPx = None,
+    diameter_angstrom: DiameterAngstrom = None,
+    pixel_size_angstrom: PixelSize = None,
+    algorithm: Algorithm = None,
+    cs_y: CsY = None,
+    config: Config = None,
+    set_: Set = None,
+    slow: Slow = False,
+    strict: Strict = False,
+    as_json: AsJson = False,
+) -> None:
+    """Before a training: labels, geometry, split, pixel sizes, settings, and the way to the network."""
+    data = _data(micrographs, labels, labels_are, diameter_px, diameter_angstrom, pixel_size_angstrom)
+    tree = {"data": data | _given(cs_y=cs_y), "algorithm": _given(name=algorithm)}
+    _diagnosis(api.doctor(config=_config(config, tree, set_), slow=slow), strict, as_json)
+
+
+@doctor.command("run")
+def doctor_run(run: Path, slow: Slow = False, strict: Strict = False, as_json: AsJson = False) -> None:
+    """During or after a training: all that was asked before it, and what it has led to."""
+    _diagnosis(api.doctor(run, slow=slow), strict, as_json)
+
+
+@doctor.command("check")
+def doctor_check(
+    name: Annotated[str, typer.Argument(help="Such as registration or outputs; another name lists them.")],
+    run: Annotated[Path | None, typer.Argument(help="The folder of a training, or data by the options.")] = None,
+    micrographs: Micrographs = None,
+    labels: Labels = None,
+    labels_are: LabelsAre = None,
+    diameter_px: DiameterPx = None,
+    diameter_angstrom: DiameterAngstrom = None,
+    pixel_size_angstrom: PixelSize = None,
+    algorithm: Algorithm = None,
+    config: Config = None,
+    set_: Set = None,
+    strict: Strict = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ask one check, of a run or of data."""
+    data = _data(micrographs, labels, labels_are, diameter_px, diameter_angstrom, pixel_size_angstrom)
+    tree = {"data": data, "algorithm": _given(name=algorithm)}
+    settings = None if run is not None else _config(config, tree, set_)
+    _diagnosis(api.doctor(run, settings, checks=[name]), strict, as_json)
 
 
 @app.command()
@@ -221,6 +282,13 @@ def _show(stream: Iterator[Record], as_json: bool, stop: threading.Event | None 
         raise typer.Exit(INTERRUPTED)
     if failed:
         raise typer.Exit(PARTIAL)
+
+
+def _diagnosis(stream: Iterator[Record], strict: bool, as_json: bool) -> None:
+    """Draw what the doctor says; leave with 1 where a check failed, or warned and that counts."""
+    grave = {"fail", "warn"} if strict else {"fail"}
+    if show_diagnosis(stream, as_json) in grave:
+        raise typer.Exit(NO)
 
 
 @contextmanager

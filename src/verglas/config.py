@@ -61,8 +61,9 @@ class TrainSettings:
     ``rate`` is AdamW's after ``warmup`` (share of the steps); it falls to ``last_rate`` times itself along a
     cosine. ``clip_norm`` bounds the norm of the gradient, 0 for none. ``average`` is the span of the running
     average of the weights as a share of the steps. ``holdout`` is the share of the labels kept for validation.
-    ``centred`` is the share of labelled crops cut around a label, for balanced sampling. ``start_from`` is a run
-    whose weights are the start: training in two stages.
+    ``centred`` is the share of labelled crops cut around a label, for balanced sampling: by default none where
+    labels are complete, half of them where they are partial. ``start_from`` is a run whose weights are the start:
+    training in two stages.
     """
 
     steps: Annotated[int, Field(ge=1)] = 400
@@ -75,7 +76,7 @@ class TrainSettings:
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     average: Share = 0.02
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    centred: Share = 0.0
+    centred: Share | None = None
     start_from: str | None = None
     validate_every: Annotated[int, Field(ge=1)] = 50
     save_every: Annotated[int, Field(ge=1)] = 100

@@ -1,7 +1,7 @@
 """Records drawn on a terminal: bars, warnings, and a table at the end."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -27,6 +27,8 @@ def show(stream: Iterator[records.Record], as_json: bool) -> int:
                 case records.Ruled(step, code, verdict, action, sentence):
                     done = "" if action == "say" else f": {action}"
                     console.print(f"[yellow]{verdict}[/] ({code}) at step {step}{done}. {escape(sentence)}")
+                case records.Checked():
+                    _print_finding(console, record)
                 case records.Summary():
                     summary = record
                 case _:
@@ -38,6 +40,61 @@ def show(stream: Iterator[records.Record], as_json: bool) -> int:
     elif summary is not None:
         _print_facts(summary.facts)
     return failed
+
+
+def show_diagnosis(stream: Iterator[records.Record], as_json: bool) -> str:
+    """Print each finding as it comes and the causes at the end, or all as one JSON object; return the verdict."""
+    console, causes, summary = Console(stderr=as_json), [], None
+    for record in stream:
+        match record:
+            case records.Checked() if not as_json:
+                _print_finding(console, record)
+            case records.Diagnosed():
+                causes.append(record)
+            case records.Note(text, warning) if not as_json:
+                console.print(f"[yellow]warning[/] {escape(text)}" if warning else escape(text), highlight=False)
+            case records.Summary():
+                summary = record
+    assert summary is not None, "the verb ends in a summary"
+    if as_json:
+        print(json.dumps(records.plain(summary.facts), allow_nan=False))
+    else:
+        _print_causes(console, causes)
+    verdict: str = summary.facts["verdict"]
+    return verdict
+
+
+_SIGNS = {
+    "ok": "[green]ok[/]     ", "info": "[blue]info[/]   ", "warn": "[yellow]warning[/]", "fail": "[red]FAULT[/]  ",
+    "skipped": "[dim]skipped[/]",
+}  # fmt: skip
+
+
+def _print_finding(console: Console, found: records.Checked) -> None:
+    """Print the verdict in words; the numbers and the remedy where there is a fault."""
+    code = f" [bold]{found.code}[/]" if found.verdict in ("warn", "fail") else ""
+    console.print(f"{_SIGNS[found.verdict]} {found.check}:{code} {escape(found.sentence)}", highlight=False)
+    if code:
+        numbers = ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in found.evidence.items())
+        console.print(f"        [dim]{escape(numbers)}[/]", highlight=False)
+        console.print(f"        {escape(found.remedy)}", highlight=False)
+
+
+def _print_causes(console: Console, causes: Sequence[records.Diagnosed]) -> None:
+    if not causes:
+        console.print("\nNo fault found.")
+        return
+    console.print("\n[bold]Possible causes, the most likely first[/]")
+    for cause in causes:
+        console.print(f"{cause.rank}. [bold]{cause.cause}[/] {escape(cause.sentence)}", highlight=False)
+        for sign, texts in (("for", cause.evidence_for), ("against", cause.evidence_against)):
+            for text in texts:
+                console.print(f"   [dim]{sign}[/] {escape(text)}", highlight=False)
+        console.print(f"   What to do: {escape(cause.remedy)}", highlight=False)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def complain(sentence: str) -> None:

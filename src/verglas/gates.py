@@ -42,7 +42,10 @@ class GuardSettings:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A condition on what was seen that holds for ``evals`` validations in a row, its name, cause and remedy."""
+    """A condition on what was seen that holds for ``evals`` validations in a row, its name, cause and remedy.
+
+    ``early`` rules are applied from the first validation on, the others once unlabelled tiles may come in.
+    """
 
     code: str
     verdict: str
@@ -50,6 +53,7 @@ class Rule:
     evals: int
     action: Action
     remedy: str
+    early: bool = False
 
     def holds(self, history: Sequence[Seen]) -> bool:
         """Tell whether the condition held at each of the last validations; not if something was not measured."""
@@ -74,9 +78,11 @@ RULES: tuple[Rule, ...] = (
          lambda s: s["average_skill"] >= 0.2 and s["average_f1_half"] < 0.5 * s["average_best_f1"], 1, "say",
          "The ranking is sound; the threshold of the operating point corrects for it. Do not cut at 0.5."),
     Rule("R3", "INPUT_INDEPENDENT", lambda s: s["map_correlation"] > 0.5 or s["map_variance_between"] < 0.5,
-         2, "go back", "The output hardly depends on the micrograph: a fault of normalisation, or a dead network."),
+         2, "go back", "The output hardly depends on the micrograph: a fault of normalisation, or a dead network.",
+         early=True),
     Rule("R4", "NORM_MISMATCH", lambda s: abs(s["mode_gap"]) > 0.5 or _outside(s["mode_sd_ratio"], 0.5, 2),
-         2, "say", "Running and batch statistics disagree: more steps, a larger batch, or model.norm = 'group'."),
+         2, "say", "Running and batch statistics disagree: more steps, a larger batch, or model.norm = 'group'.",
+         early=True),
     Rule("R5", "PRIOR_DRIFT", lambda s: _outside(s["pseudo_positive_share"] / max(s["held_prior"], 1e-9), 0.5, 2),
          2, "lower weight", "Pseudo-labels have another share of particles than the labels: mask = 'quantile'."),
     Rule("R6", "KEEP_ASYMMETRY", lambda s: _outside(s["keep_positive"] / max(s["keep_negative"], 1e-9), 0.5, 2),
@@ -138,10 +144,16 @@ class Guard:
         """Return how much of the stage of unlabelled tiles is over, from 0 to 1; None outside it."""
         return None if self.opened is None else (step - self.opened) / max(1, self.steps - self.opened)
 
-    def judge(self, ap: float, labels: int, seen: Seen) -> list[Ruling]:
-        """Apply every rule to the latest validation and return what to do; a verdict is given once a stage."""
-        self.history.append(dict(seen) | {"ap": ap, "labels": labels})
-        found = [Ruling(r.code, r.verdict, r.action, r.remedy) for r in RULES if r.holds(self.history)]
+    def judge(self, ap: float, labels: int, seen: Seen, *, early: bool = False) -> list[Ruling]:
+        """Apply every rule to the latest validation and return what to do; a verdict is given once a stage.
+
+        While it is ``early`` only those rules count that can tell a fault at once.
+        """
+        self.history.append(dict(seen) | {"ap": ap, "labels": labels, "early": early})
+        later = [one for one in self.history if not one["early"]]
+        found = [
+            Ruling(r.code, r.verdict, r.action, r.remedy) for r in RULES if r.holds(self.history if r.early else later)
+        ]
         if self._harm():
             sentence = f"AP {ap:.3f} on held-out labels, {self.ap_at_opening:.3f} when unlabelled tiles came in"
             found.append(Ruling("R7", "SSL_HARM", "go back", sentence))

@@ -1,10 +1,11 @@
 """Do the labels fit the micrographs? Measured before anything is trained, because a flipped y trains quietly."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.fft
 from jaxtyping import Float
 from scipy import ndimage
 from scipy.spatial import cKDTree
@@ -15,6 +16,12 @@ from verglas.types import Collection, Image, Picks
 MOST_COVERED = 0.75
 """Share of a micrograph that labels may cover before the diameter is doubted."""
 
+REACH = 1.25
+"""How far labels are shifted, in diameters, to see whether they fit better elsewhere."""
+
+Ways = Callable[[Float[np.ndarray, "n 2"], tuple[int, int]], Mapping[str, Float[np.ndarray, "n 2"]]]
+"""Other places that labels of a micrograph of this shape could be meant to have, by name."""
+
 
 @dataclass(frozen=True, slots=True)
 class LabelFacts:
@@ -24,44 +31,52 @@ class LabelFacts:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """A shift in diameters, the contrast there, and the larger one of those without it and with its opposite.
+
+    Hollow particles have a large contrast all around, opposite shifts alike; labels beside their particles do not.
+    """
+
+    x: float
+    y: float
+    z: float
+    rival_z: float
+
+    @property
+    def length(self) -> float:
+        """Return how far it is."""
+        return float(np.hypot(self.x, self.y))
+
+    def clear(self, *, farthest: float = 0.25, least_z: float = 6.0, better: float = 1.5) -> bool:
+        """Tell whether the labels lie beside the particles: farther than good labels do, and fitting much worse."""
+        return self.length > farthest and abs(self.z) >= max(least_z, better * self.rival_z)
+
+
 def label_facts(collection: Collection, images: Mapping[str, Image]) -> LabelFacts:
     """Count labels, their coverage and distances, and compare their contrast as given with flipped and swapped.
 
-    Contrast is the mean grey value at the labels of a band-passed picture, in standard errors of what random
-    positions would give; particles are dark, so good labels have a large negative one.
+    Contrast is that of ``contrasts`` without a shift; particles are dark, so good labels have a large negative one.
     """
     shown = {name: collection.picks[name] for name in images if name in collection.picks}
-    labels = [picks for picks in collection.picks.values() if len(picks)]
-    nearest = [cKDTree(p.xy).query(p.xy, k=2)[0][:, 1] / collection.diameter_px for p in labels if len(p) > 1]
-    covered = [_covered(picks, images[name], collection.diameter_px) for name, picks in shown.items()]
-    contrast = _pooled_contrast(collection, images, shown) if shown else {}
+    nearest = np.concatenate([np.zeros(0), *(nearest_neighbours(picks.xy) for picks in collection.picks.values())])
+    covered = [covered_share(picks, images[name], collection.diameter_px) for name, picks in shown.items()]
+    contrast = {way: unshifted(found) for way, found in pooled_contrasts(collection, images).items()}
     numbers = {
         "micrographs": len(collection.micrographs),
         "labelled": len(collection.picks),
         "labels": sum(map(len, collection.picks.values())),
         "diameter_px": collection.diameter_px,
         "largest_share_covered": max(covered, default=0.0),
-        "median_nearest_neighbour_diameters": float(np.median(np.concatenate(nearest))) if nearest else None,
+        "median_nearest_neighbour_diameters": float(np.median(nearest / collection.diameter_px))
+        if len(nearest)
+        else None,
         **{f"contrast_{way}": value for way, value in contrast.items()},
     }
     return LabelFacts(numbers, tuple(_warnings(numbers, contrast)))
 
 
-def _pooled_contrast(
-    collection: Collection, images: Mapping[str, Image], labels: Mapping[str, Picks]
-) -> dict[str, float]:
-    """Return the contrast of the labels as given and as the usual mistakes would have them, over all micrographs."""
-    pooled: dict[str, float] = {}
-    micrographs = collection.by_name()
-    bearing = {name: picks for name, picks in labels.items() if len(picks)}
-    for name, picks in bearing.items():
-        band = _band(images[name], collection.diameter_px)
-        for way, xy in _turned(picks.xy, micrographs[name].shape).items():
-            pooled[way] = pooled.get(way, 0.0) + _contrast(band, images[name].grid.from_micrograph(xy))
-    return {way: total / len(bearing) ** 0.5 for way, total in pooled.items()}
-
-
-def _turned(xy: Float[np.ndarray, "n 2"], shape: tuple[int, int]) -> dict[str, Float[np.ndarray, "n 2"]]:
+def turned(xy: Float[np.ndarray, "n 2"], shape: tuple[int, int]) -> dict[str, Float[np.ndarray, "n 2"]]:
     """Return the positions as given and as the usual mistakes would have them."""
     h, w = shape
     x, y = xy.T
@@ -69,25 +84,85 @@ def _turned(xy: Float[np.ndarray, "n 2"], shape: tuple[int, int]) -> dict[str, F
         "as_given": (x, y), "y_flipped": (x, h - 1 - y), "x_flipped": (w - 1 - x, y),
         "rotated_180": (w - 1 - x, h - 1 - y), "x_y_swapped": (y, x),
     }  # fmt: skip
-    return {way: np.column_stack(turned) for way, turned in ways.items()}
+    return {way: np.column_stack(places) for way, places in ways.items()}
 
 
-def _band(image: Image, diameter_px: float) -> Float[np.ndarray, "h w"]:
-    """Return what is left between Gaussians of D/4 and 3 D/4."""
+def banded(image: Image, diameter_px: float) -> Float[np.ndarray, "h w"]:
+    """Return what is left between Gaussians of D/4 and 3 D/4, in local standard deviations.
+
+    The local scale keeps carbon and ice from drowning particles: one real micrograph with carbon goes from z 3.8 to 6.
+    """
     unit = diameter_px / image.grid.dx
-    return ndimage.gaussian_filter(image.data, unit / 4) - ndimage.gaussian_filter(image.data, 0.75 * unit)
+    narrow, wide = (ndimage.gaussian_filter(image.data, share * unit, truncate=3) for share in (0.25, 0.75))
+    band = np.where(image.valid, narrow - wide, 0)
+    local = ndimage.uniform_filter(band**2, max(3, round(5 * unit)))
+    return np.asarray(band / np.sqrt(local + 0.02 * local.mean() + 1e-12), np.float32)
 
 
-def _contrast(band: Float[np.ndarray, "h w"], at: Float[np.ndarray, "n 2"]) -> float:
-    """Return the z score of the mean grey value at the positions (column, row)."""
-    column, row = np.rint(at).astype(int).T
+def contrasts(
+    band: Float[np.ndarray, "h w"], at: Float[np.ndarray, "n 2"], unit: float, reach: int
+) -> Float[np.ndarray, "s s"] | None:
+    """Return the mean of the band at positions (column, row), for all shifts of up to ``reach`` pixels each way.
+
+    It is counted in standard deviations of what shifts of more than 1.5 ``unit`` (a diameter in pixels) give, so
+    crowded labels and coloured noise are accounted for. None where no position lies inside, or nothing is so far.
+    """
     h, w = band.shape
+    column, row = np.rint(at).astype(int).T
     inside = (column >= 0) & (column < w) & (row >= 0) & (row < h)
-    values = band[row[inside], column[inside]]
-    return float((values.mean() - band.mean()) / band.std() * np.sqrt(len(values))) if len(values) else 0.0
+    y, x = (np.minimum(np.arange(side), side - np.arange(side)) for side in (h, w))
+    far = np.hypot(y[:, None], x) > 1.5 * unit
+    if not inside.any() or not far.any():
+        return None
+    points = np.zeros(band.shape, np.float32)
+    np.add.at(points, (row[inside], column[inside]), 1)
+    sums = scipy.fft.irfft2(scipy.fft.rfft2(band) * np.conj(scipy.fft.rfft2(points)), band.shape)
+    around = np.arange(-reach, reach + 1)
+    near = sums[np.ix_(around % h, around % w)]
+    return np.asarray((near - sums[far].mean()) / max(sums[far].std(), 1e-12), float)
 
 
-def _covered(picks: Picks, image: Image, diameter_px: float) -> float:
+def pooled_contrasts(
+    collection: Collection, images: Mapping[str, Image], ways: Ways = turned
+) -> dict[str, Float[np.ndarray, "s s"]]:
+    """Return the contrasts of the labels in each of the ways, over all micrographs that show labels."""
+    d, shapes = collection.diameter_px, {m.name: m.shape for m in collection.micrographs}
+    labels = {name: picks for name, picks in collection.picks.items() if name in images and len(picks)}
+    reach = min((round(REACH * d / images[name].grid.dx) for name in labels), default=0)
+    maps: dict[str, list[np.ndarray]] = {}
+    for name, picks in labels.items():
+        band, grid = banded(images[name], d), images[name].grid
+        for way, xy in ways(picks.xy, shapes[name]).items():
+            found = contrasts(band, grid.from_micrograph(xy), d / grid.dx, reach)
+            maps.setdefault(way, []).extend([] if found is None else [found])
+    return {way: np.sum(found, axis=0) / len(found) ** 0.5 for way, found in maps.items() if found}
+
+
+def as_given(xy: Float[np.ndarray, "n 2"], shape: tuple[int, int]) -> dict[str, Float[np.ndarray, "n 2"]]:
+    """Return the positions as they are."""
+    return {"as_given": xy}
+
+
+def strongest(contrast: Float[np.ndarray, "s s"]) -> Shift:
+    """Return the shift with the largest contrast, either sign."""
+    row, column = np.unravel_index(np.abs(contrast).argmax(), contrast.shape)
+    half, unit = len(contrast) // 2, REACH / max(1, len(contrast) // 2)
+    here, opposite = contrast[row, column], contrast[2 * half - row, 2 * half - column]
+    x, y = (column - half) * unit, (row - half) * unit
+    return Shift(float(x), float(y), float(here), max(abs(unshifted(contrast)), abs(float(opposite))))
+
+
+def unshifted(contrast: Float[np.ndarray, "s s"]) -> float:
+    """Return what a map of contrasts holds for no shift."""
+    return float(contrast[len(contrast) // 2, len(contrast) // 2])
+
+
+def nearest_neighbours(xy: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " n"]:
+    """Return the distance of each position to the nearest other one; nothing for a single one."""
+    return np.asarray(cKDTree(xy).query(xy, k=2)[0][:, 1]) if len(xy) > 1 else np.zeros(0)
+
+
+def covered_share(picks: Picks, image: Image, diameter_px: float) -> float:
     """Return the share of the micrograph inside a particle's disc around some label."""
     return float(
         np.isfinite(distance_to_nearest(picks.xy, image.grid, image.data.shape, within=diameter_px / 2)).mean()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from verglas.config import RunConfig
-from verglas.data import Stored
+from verglas.data import Cropping, Stored
 from verglas.errors import InputError
 from verglas.holdout import Holdout, plan, training_names
 from verglas.io.micrographs import read_image
@@ -19,6 +19,10 @@ from verglas.types import Collection, Image, Picks
 
 AUTO, AUTO_PARTIAL = "supervised", "pu"
 """What ``auto`` stands for with complete labels, and with labels that leave particles out: see the results."""
+
+
+CENTRED_PARTIAL = 0.5
+"""Share of crops around a click, unless one is set."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,9 +78,7 @@ def gather(
     return assigned(collection, holdout, stored)
 
 
-def store(
-    collection: Collection, config: RunConfig, holdout: Holdout, folder: Path, name: str, image: Image
-) -> Stored:
+def store(collection: Collection, config: RunConfig, holdout: Holdout, folder: Path, name: str, image: Image) -> Stored:
     """Write a prepared micrograph with the masks that its labels make."""
     masks, centres = _masks(collection, config, holdout, name, image), _centres(collection, holdout, name, image)
     return Stored.write(folder, name, image, masks, centres)
@@ -115,6 +117,14 @@ def chosen_algorithm(collection: Collection, config: RunConfig) -> Algorithm:
     return made
 
 
+def cropping(collection: Collection, config: RunConfig) -> Cropping:
+    """Return how tiles are cut; where labels are partial half of the labelled ones around a click, or few show one."""
+    train, centred = config.train, config.train.centred
+    if centred is None:
+        centred = 0.0 if collection.complete else CENTRED_PARTIAL
+    return Cropping(train.batch, train.crop, config.model.stem, config.geometry, config.photometry, centred)
+
+
 def unlabelled_names(collection: Collection) -> list[str]:
     """Return the micrographs without labels that the data's own split does not reserve."""
     reserved = {*collection.split.validation, *collection.split.test} if collection.split else set()
@@ -145,10 +155,10 @@ def _centres(collection: Collection, holdout: Holdout, name: str, image: Image) 
 
 
 def _prior(labelled: Sequence[Stored]) -> float:
-    """Return the share of positive pixels among the known ones."""
-    positive = known = 0
+    """Return the share of labelled positive pixels among all that may teach, looked at or not."""
+    positive = teaching = 0
     for stored in labelled:  # one at a time: there may be thousands
-        target, looked_at = stored.masks()[:2]
-        positive += int((target & looked_at).sum())
-        known += int(looked_at.sum())
-    return positive / max(1, known)
+        target, known, unseen = stored.masks()[:3]
+        positive += int((target & known).sum())
+        teaching += int((known | unseen).sum())
+    return positive / max(1, teaching)

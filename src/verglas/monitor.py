@@ -62,7 +62,7 @@ def watch(
         found |= {"belief_mean": float(beliefs.mean()), "belief_sd": float(beliefs.std()), "prior": prior,
                   "agreement": _correlation(beliefs, given)}  # fmt: skip
     return (
-        found | _across([one.average for one in looked]) | _modes(seen, stored[0].image(), looked[0].student, precision)
+        found | across([one.average for one in looked]) | _modes(seen, stored[0].image(), looked[0].student, precision)
     )
 
 
@@ -84,9 +84,15 @@ def _against_unseen(looked: Sequence[Watched]) -> dict[str, float]:
     if not looked:
         return {}
     clicked = np.concatenate([one.average[one.held & one.target] for one in looked])
-    other = np.sort(np.concatenate([one.average[one.unseen] for one in looked]))
-    below = (np.searchsorted(other, clicked, "left") + np.searchsorted(other, clicked, "right")) / 2
-    return {"average_skill": float(2 * (below / len(other)).mean() - 1)}
+    other = np.concatenate([one.average[one.unseen] for one in looked])
+    return {"average_skill": 2 * auc(clicked, other) - 1}
+
+
+def auc(particles: Float[np.ndarray, " n"], other: Float[np.ndarray, " m"]) -> float:
+    """Return the chance that a pixel of a particle is believed in more than another one; ties count half."""
+    ranked = np.sort(other)
+    below = (np.searchsorted(ranked, particles, "left") + np.searchsorted(ranked, particles, "right")) / 2
+    return float((below / len(ranked)).mean())
 
 
 def _look(student: UNet, average: UNet, stored: Stored, precision: Precision) -> Watched:
@@ -137,7 +143,7 @@ def _ceiling(target: Bool[np.ndarray, " n"], belief: Float[np.ndarray, " n"]) ->
     return {"centre_belief": float(np.quantile(belief[target], 0.99)), "precision_early": early, "precision_late": late}
 
 
-def _across(maps: Sequence[Map]) -> dict[str, float]:
+def across(maps: Sequence[Map]) -> dict[str, float]:
     """Return how alike maps of different micrographs are: near 1, the output does not depend on the input.
 
     Correlations are of the common part, pixel by pixel; the variance is that between micrographs at a pixel, as a
@@ -160,12 +166,13 @@ def _modes(model: UNet, image: Image, found: Map, precision: Precision) -> dict[
         return {}
     for norm in norms:
         norm.train()
-    running, batch = _logits(found), _logits(probability(model, image, precision=precision).data)
+    running, batch = logits(found), logits(probability(model, image, precision=precision).data)
     return {"mode_gap": float(batch.mean() - running.mean()),
             "mode_sd_ratio": float(running.std() / max(batch.std(), 1e-6))}  # fmt: skip
 
 
-def _logits(found: Map) -> Map:
+def logits(found: Float[np.ndarray, "*s"]) -> Float[np.ndarray, "*s"]:
+    """Return the logits of probabilities, which are cut at 1e-6."""
     p = found.clip(1e-6, 1 - 1e-6)
     return np.log(p / (1 - p))
 

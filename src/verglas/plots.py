@@ -85,7 +85,7 @@ def learning_curve(
             axes.tick_params(labelsize=7)
         rows[-1, 0].set_xlabel("training step")
 
-    return _svg(draw, 5.4, 2.7 + 0.75 * len(watch))
+    return svg(draw, 5.4, 2.7 + 0.75 * len(watch))
 
 
 def validation_curve(
@@ -106,7 +106,7 @@ def validation_curve(
         axes.set(xlabel="training step", ylabel="figure on held-out labels", ylim=(0, 1.02))
         figure.legend(loc="outside upper center", ncols=3)
 
-    return _svg(draw, 5.4, 3.4)
+    return svg(draw, 5.4, 3.4)
 
 
 def precision_recall(
@@ -138,7 +138,7 @@ def precision_recall(
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         axes.legend(loc="lower left", frameon=True, facecolor="white", edgecolor="none", framealpha=0.9)
 
-    return _svg(draw, 5.4, 4.4)
+    return svg(draw, 5.4, 4.4)
 
 
 def score_histogram(
@@ -177,7 +177,7 @@ def score_histogram(
         axes.set(xlabel="score", ylabel="candidates per 0.025" + (" (log)" if tall else ""), xlim=(0, 1))
         figure.legend(loc="outside upper center", ncols=2)
 
-    return _svg(draw, 5.4, 3.4)
+    return svg(draw, 5.4, 3.4)
 
 
 def by_micrograph(rows: Sequence[Mapping[str, Any]], *, pooled: float | None = None) -> str:
@@ -203,7 +203,7 @@ def by_micrograph(rows: Sequence[Mapping[str, Any]], *, pooled: float | None = N
         axes.set_ylabel("" if named else f"{len(known)} micrographs, best on top")
         figure.legend(loc="outside upper right", ncols=4)
 
-    return _svg(draw, 5.4, 1.1 + (0.19 * max(len(known), 2) if named else 4.0))
+    return svg(draw, 5.4, 1.1 + (0.19 * max(len(known), 2) if named else 4.0))
 
 
 def overlay(
@@ -335,7 +335,7 @@ def _encoded(drawn: "Pillow", form: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _svg(draw: "Callable[[Figure], None]", width: float, height: float) -> str:
+def svg(draw: "Callable[[Figure], None]", width: float, height: float) -> str:
     """Return what ``draw`` puts on a figure of this size in inches, without date, address or document type."""
     from matplotlib import style
     from matplotlib.backends.backend_svg import FigureCanvasSVG

@@ -93,6 +93,8 @@ def write_report(
         warnings=_warnings(history, evaluation, held_out, split),
         failed=[(record["path"], record["reason"]) for record in history["failed"]],
         settings=_settings(run.config),
+        findings=[one for one in run.findings() if one["kind"] == "checked"],
+        causes=[one for one in run.findings() if one["kind"] == "diagnosed"],
         how=main.how if main is not None else None,
         commands=[(what, command.format(run=shlex.quote(str(run.folder)))) for what, command in COMMANDS],
     )
@@ -344,7 +346,11 @@ def _render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": _figure, "duration": _duration}
+    environment.filters |= {
+        "figure": _figure,
+        "duration": _duration,
+        "svg": lambda text: data_uri(text, "image/svg+xml"),
+    }
     html = environment.get_template(template).render(**values)
     return html.encode("utf-8", "replace").decode()  # a file name need not be text
 

@@ -26,7 +26,7 @@ class Run:
     """An opened run folder.
 
     ``config.toml`` (resolved) · ``split.json`` · ``records.jsonl`` · ``model.safetensors`` and ``model.json`` ·
-    ``operating_point.json`` · ``report.html`` · while training also ``resume.pt`` and ``prepared/``.
+    ``operating_point.json`` · ``doctor.json`` · ``report.html`` · while training also ``resume.pt`` and ``prepared/``.
     """
 
     folder: Path
@@ -47,6 +47,18 @@ class Run:
                 folder, "preprocess hash", found=run.facts()["preprocess_hash"], expected=run.preprocess().hash,
                 remedy="The run was made by another version or its config.toml was edited; train again.",
             )  # fmt: skip
+        return run
+
+    @classmethod
+    def begun(cls, folder: str | Path) -> "Run":
+        """Open a run whose training may not have ended: its settings and records are there."""
+        run = cls(Path(folder))
+        for name in ("config.toml", "records.jsonl"):
+            if not (run.folder / name).is_file():
+                raise InputError(
+                    folder, name, found="missing", expected="the folder of a training",
+                    remedy="Give the --out of a train command.",
+                )  # fmt: skip
         return run
 
     @property
@@ -91,6 +103,11 @@ class Run:
     def split(self) -> dict[str, Any]:
         """Return which micrographs had which role, and what was held out."""
         return self._json("split.json")
+
+    def findings(self) -> list[dict[str, Any]]:
+        """Return what the doctor found, and the causes it named; nothing where it was not asked."""
+        found = self._json("doctor.json")["records"] if (self.folder / "doctor.json").is_file() else []
+        return list(found)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Yield the records of the training as dictionaries."""

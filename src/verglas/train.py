@@ -23,12 +23,12 @@ from verglas import __version__
 from verglas import model as network
 from verglas.batch import Labelled, Unlabelled
 from verglas.config import RunConfig
-from verglas.data import Cropping, Stored, labelled_batch, unlabelled_batch
+from verglas.data import Stored, labelled_batch, unlabelled_batch
 from verglas.errors import InputError
 from verglas.gates import Guard, Ruling
 from verglas.io._base import whole_file
 from verglas.matching import Pool
-from verglas.materials import Materials, chosen_algorithm, gather
+from verglas.materials import Materials, chosen_algorithm, cropping, gather
 from verglas.model import UNet
 from verglas.monitor import input_statistics, watch
 from verglas.operating import AtLeast, OperatingPoint, choose_threshold
@@ -127,6 +127,7 @@ class Trainer:
         self.config, self.materials, self.collection, self.device = config, materials, collection, device
         self.micrographs = collection.by_name()
         self.keep = keep
+        self.cropping = cropping(collection, config)
         self.precision: Precision = at_precision(config.train.precision, device)
         self.labelled_random, self.unlabelled_random = _streams(config.train.seed)
         self.student = beginning(config, materials, collection)
@@ -196,7 +197,7 @@ class Trainer:
 
     def _batches(self) -> tuple[Labelled, Unlabelled | None]:
         """Cut the tiles of a step; unlabelled ones only in their stage."""
-        how, wants = self._cropping(), self.algorithm
+        how, wants = self.cropping, self.algorithm
         labelled = _to(labelled_batch(self.materials.labelled, how, self.labelled_random), self.device)
         if self.guard.opened is None:
             return labelled, None
@@ -212,8 +213,9 @@ class Trainer:
             self.gate = copy.deepcopy(self._position())
             self.snapshot.load_state_dict(self.average.state_dict())
             yield Note(f"step {step}: {len(self.materials.unlabelled)} unlabelled micrographs come in")
-        elif step >= guard.settings.earliest * guard.steps:
-            for ruling in guard.judge(validated.ap, self.materials.held_labels, seen):
+        else:
+            early = step < guard.settings.earliest * guard.steps
+            for ruling in guard.judge(validated.ap, self.materials.held_labels, seen, early=early):
                 yield Ruled(step, ruling.code, ruling.verdict, ruling.action, ruling.sentence)
                 yield from self._obey(ruling)
                 if ruling.action == "go back":
@@ -273,10 +275,6 @@ class Trainer:
         micrograph = self.micrographs[stored.name]
         found = probability(model, image, precision=self.precision)
         return find(found, micrograph, diameter_px=self.collection.diameter_px, **asdict(self.config.search))
-
-    def _cropping(self) -> Cropping:
-        c = self.config
-        return Cropping(c.train.batch, c.train.crop, c.model.stem, c.geometry, c.photometry, c.train.centred)
 
     def _update(self, labelled: Labelled, unlabelled: Unlabelled | None) -> dict[str, float]:
         """Learn from one batch; return what there is to watch."""

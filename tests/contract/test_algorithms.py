@@ -33,6 +33,9 @@ NEEDED: dict[tuple[str, str], dict[str, Any]] = {
     ("fixmatch", "threshold"): {"mask": "fixed"},
     ("fixmatch", "positive"): {"mask": "class"},
     ("fixmatch", "negative"): {"mask": "class"},
+    ("pu", "prior"): {"risk": "nnpu"},
+    ("pu", "slack"): {"risk": "ge_binomial"},
+    ("pu", "pitch"): {"risk": "ge_binomial"},
 }
 """The choice that an option belongs to, where it is not the default one."""
 

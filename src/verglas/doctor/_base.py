@@ -41,7 +41,7 @@ class Finding:
 class Check(ABC):
     """A question about a training, and how to answer it by measuring. A check reads and never writes.
 
-    ``slow`` checks train for a while, and run only when they are named or all are asked for.
+    ``slow`` checks take longer, or teach more than they find: they are asked only when named or when all are.
     """
 
     name: ClassVar[str]
@@ -58,7 +58,9 @@ class DataCheck(Check, ABC):
 
 
 class RunCheck(Check, ABC):
-    """A check of what a training led to."""
+    """A check of what a training led to. One that is not of ``finished`` runs alone reads records only."""
+
+    finished: ClassVar[bool] = True
 
     @abstractmethod
     def check(self, outcome: Outcome) -> Finding:

@@ -17,7 +17,7 @@ from verglas.data import Cropping, Stored
 from verglas.errors import InputError
 from verglas.holdout import Holdout, plan, training_names
 from verglas.io.micrographs import read_image
-from verglas.materials import Materials, assigned, chosen_algorithm, store, unlabelled_names
+from verglas.materials import Materials, assigned, chosen_algorithm, cropping, store, unlabelled_names
 from verglas.model import UNet
 from verglas.monitor import on_logits
 from verglas.picker import Picker
@@ -80,8 +80,7 @@ class Data:
     @property
     def cropping(self) -> Cropping:
         """How training cuts its tiles."""
-        c = self.config
-        return Cropping(c.train.batch, c.train.crop, c.model.stem, c.geometry, c.photometry, c.train.centred)
+        return cropping(self.collection, self.config)
 
     def network(self) -> UNet:
         """Return a network as training would begin with."""
@@ -109,10 +108,15 @@ class Looked:
 
 
 class Outcome:
-    """A finished run, with the data it was made from."""
+    """A run, with the data it was made from. Until it is finished there are only its records."""
 
     def __init__(self, run: Run, data: Data) -> None:
         self.run, self.data = run, data
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training has ended."""
+        return (self.run.folder / "model.json").is_file()
 
     @cached_property
     def picker(self) -> Picker:

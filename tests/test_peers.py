@@ -1,0 +1,242 @@
+"""The comparison with Topaz: coordinates, labels, thresholds and rows are what they are said to be. No Topaz needed."""
+
+import importlib
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+from scipy.signal import resample
+
+from verglas.io._base import write_text
+from verglas.types import Picks, PickSet
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def _loaded(*names: str) -> list[ModuleType]:
+    sys.path[:0] = [str(BENCHMARKS / "peers"), str(BENCHMARKS)]
+    try:
+        return [importlib.import_module(name) for name in names]
+    finally:
+        del sys.path[:2]
+
+
+install, material, topaz, pickers, compare, semi = _loaded(
+    "install", "material", "topaz", "pickers", "compare", "semi"
+)  # fmt: skip
+
+
+def _labels(*counts: int, complete: bool = True, particles: int | None = None) -> Any:
+    rng = np.random.default_rng(0)
+    parts = tuple(Picks(f"m{at}", rng.uniform(0, 99, (n, 2)), np.ones(n)) for at, n in enumerate(counts))
+    return material.Labels(PickSet(parts), complete, sum(counts) if particles is None else particles)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data set of six small pictures, two of them for testing."""
+    rng, folder = np.random.default_rng(1), tmp_path / "set"
+    (folder / "images").mkdir(parents=True)
+    for name in "abcdef":
+        Pillow.fromarray(np.zeros((40, 50), np.uint8)).save(folder / "images" / f"{name}.png")
+        rows = [f"{x:.2f},{y:.2f}" for x, y in rng.uniform(0, 39, (int(rng.integers(5, 20)), 2))]
+        write_text(folder / "coords" / f"{name}.csv", "\n".join(["x,y", *rows, ""]))
+    write_text(folder / "meta.json", json.dumps({"diameter_px": 6, "test": ["c", "f"]}))
+    return folder
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 4])
+def test_a_blob_in_the_shrunken_picture_is_found_where_it_was(factor: int, tmp_path: Path) -> None:
+    x, y, (h, w) = 121.3, 101.8, (167, 158)
+    rows, columns = np.mgrid[:h, :w]
+    image = np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * 9.0**2))
+    small = resample(resample(image, h // factor, axis=0), w // factor, axis=1)
+    i, j = np.mgrid[: h // factor, : w // factor]
+    weight = np.where(small > 0.05, small, 0)
+    cx, cy = (weight * j).sum() / weight.sum(), (weight * i).sum() / weight.sum()
+    write_text(tmp_path / "e.txt", f"image_name\tx_coord\ty_coord\tscore\nm\t{cx}\t{cy}\t1.5\n")
+    picks = topaz.in_micrograph(tmp_path / "e.txt", {"m": (h, w)}, factor, 20.0, -6.0)
+    np.testing.assert_allclose(picks.picks[0].xy, [[x, y]], atol=0.1)
+    assert picks.picks[0].score == 1.5
+    assert picks.threshold == -6
+    assert picks.diameter_px == 20
+
+
+def test_a_picture_without_picks_is_kept_and_one_that_was_not_asked_for_is_not(tmp_path: Path) -> None:
+    write_text(tmp_path / "e.txt", "image_name\tx_coord\ty_coord\tscore\na\t3\t4\t0.5\na\t5\t9\t0.7\nz\t1\t1\t1\n")
+    picks = topaz.in_micrograph(tmp_path / "e.txt", {"a": (30, 21), "b": (30, 21)}, 3, 9.0, None).by_name()
+    assert {name: part.xy.tolist() for name, part in picks.items()} == {"a": [[9, 12], [15, 27]], "b": []}
+    write_text(tmp_path / "e.txt", "image_name\tx_coord\ty_coord\tscore\n")
+    assert len(topaz.in_micrograph(tmp_path / "e.txt", {"a": (30, 20)}, 3, 9.0, None).picks) == 1
+
+
+def test_labels_given_to_topaz_come_back_within_half_a_shrunken_pixel(tmp_path: Path) -> None:
+    labels, shapes = _labels(20, 7), {"m0": (203, 203), "m1": (200, 201)}
+    text = topaz.target_text(labels.picks, shapes, 4)
+    write_text(tmp_path / "t.txt", text)
+    back = topaz.in_micrograph(tmp_path / "t.txt", shapes, 4, 9.0, None)
+    assert len(text.splitlines()) == 28
+    for before, after in zip(labels.picks, back, strict=True):
+        assert np.abs(before.xy - after.xy).max() <= 2.04
+
+
+def test_topaz_is_told_the_share_of_pixels_on_particles_whatever_it_counts_itself() -> None:
+    complete = topaz.aims(_labels(30, 20), 10_000)
+    assert complete == ["--method", "PN", "--pi", pytest.approx(29 * 50 / 10_000)]
+    _, method, _, told = topaz.aims(_labels(10, complete=False, particles=40), 10_000)
+    observed_by_topaz = 10 * 203 / 10_000
+    assert method == "GE-binomial"
+    assert told - observed_by_topaz == pytest.approx(29 * 30 / 10_000)
+
+
+def test_half_a_diameter_and_the_scales_tried_follow_from_the_diameter(tmp_path: Path) -> None:
+    assert topaz.Topaz(tmp_path, 2, 27.0, 1, tmp_path).radius == 7
+    assert pickers.factors(27.0) == [1, 2, 3]
+    assert pickers.factors(84.0) == [3, 4, 6, 9]
+
+
+def test_a_program_that_fails_says_why_and_one_that_ends_says_what_it_cost(tmp_path: Path) -> None:
+    cost = topaz.run([sys.executable, "-c", "x = b'1' * (80 << 20)"], {}, tmp_path / "log")
+    assert cost.peak_mib > 80
+    assert cost.cpu_seconds > 0
+    assert cost.seconds > 0
+    with pytest.raises(RuntimeError, match="no such particle"):
+        topaz.run([sys.executable, "-c", "raise SystemExit('no such particle')"], {}, tmp_path / "log")
+    both = topaz.Cost(1, 2, 30) + topaz.Cost(10, 20, 3)
+    assert both == topaz.Cost(11, 22, 30)
+
+
+def test_an_environment_without_topaz_has_no_version(tmp_path: Path) -> None:
+    assert install.version(tmp_path) == ""
+    write_text(tmp_path / "bin" / "topaz", f"#!{sys.executable}\nprint('TOPAZ 0.3.20')\n")
+    (tmp_path / "bin" / "topaz").chmod(0o755)
+    assert install.version(tmp_path) == "0.3.20"
+
+
+@pytest.mark.parametrize(("amount", "cell"), [("2", {"labelled": 2}), ("30c", {"clicks": 30}), ("9c", {"clicks": 9})])
+@pytest.mark.parametrize("draw", [0, 2])
+def test_labels_are_those_of_the_semi_supervised_benchmark(
+    amount: str, cell: dict[str, Any], draw: int, data: Path
+) -> None:
+    given = material.Material.open(data)
+    labels = given.labels(amount, draw)
+    count = cell.get("labelled", semi.CLICKED)
+    theirs = data.parent / "labels"
+    semi._write_labels(data / "coords", theirs, given.order(draw)[:count], cell | {"draw": draw, "algorithm": "pu"})
+    material.write_labels(data.parent / "ours", labels.picks)
+    assert {path.name for path in theirs.iterdir()} == {path.name for path in (data.parent / "ours").iterdir()}
+    for part in labels.picks:
+        want = np.loadtxt(theirs / f"{part.micrograph}.csv", delimiter=",", skiprows=1, ndmin=2)
+        got = np.loadtxt(data.parent / "ours" / f"{part.micrograph}.csv", delimiter=",", skiprows=1, ndmin=2)
+        np.testing.assert_allclose(np.sort(got[:, :2], 0), np.sort(want, 0))
+    assert labels.particles == sum(len(given.truth[name]) for name in labels.names)
+    assert not set(labels.names) & set(given.test)
+
+
+def test_simulated_micrographs_are_made_once_and_some_hold_no_particle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(material, "SCENE", replace(material.SCENE, shape_px=(96, 96), particles=4.0))
+    folder = material.simulated(tmp_path / "s")
+    made = material.Material.open(folder)
+    empty = [name for name in made.test if name.startswith("empty")]
+    assert len(empty) == material.EMPTY
+    assert sum(len(made.truth_of([name])) for name in empty) == 0
+    assert len(made.order(0)) == material.LABELLED
+    assert len(made.truth_of(made.order(0))) > 0
+    before = (folder / "meta.json").stat().st_mtime_ns
+    assert material.simulated(folder) == folder
+    assert (folder / "meta.json").stat().st_mtime_ns == before
+
+
+def test_the_threshold_is_the_best_f1_of_complete_labels_and_the_expected_number_for_clicks() -> None:
+    labels = _labels(10)
+    right = labels.picks.picks[0].xy
+    found = PickSet((Picks("m0", np.concatenate([right, right + 500]), np.r_[np.full(10, 3.0), np.full(10, -2.0)]),))
+    assert -2 < pickers.chosen_threshold(found, labels, 8.0) <= 3
+    clicked = replace(labels, complete=False, particles=12)
+    counted = found.picks[0].above(pickers.chosen_threshold(found, clicked, 8.0))
+    assert len(counted) == 20  # the twelfth of twenty shares its score with the rest
+    assert pickers.chosen_threshold(found, replace(clicked, particles=10), 8.0) == 3
+    assert pickers.chosen_threshold(found, replace(clicked, particles=99), 8.0) == -2
+    nothing = PickSet((found.picks[0].above(9.0),))
+    for given in (labels, clicked):
+        assert pickers.chosen_threshold(nothing, given, 8.0) == topaz.DEFAULT_THRESHOLD
+
+
+def test_a_shift_of_all_picks_is_reported(data: Path) -> None:
+    given = material.Material.open(data)
+    spread_out = replace(given, truth={name: Picks(name, np.array([[5.0, 5], [30, 20]]), np.ones(2)) for name in "cf"})
+    shifted = PickSet(tuple(replace(part, xy=np.add(part.xy, (0.5, -1.0))) for part in spread_out.truth.values()))
+    assert compare.offset_px(shifted, spread_out) == [0.5, -1.0]
+
+
+def _cells(*arguments: str) -> list[dict[str, Any]]:
+    return list(compare._cells(compare._options([*arguments])))
+
+
+def test_each_picker_is_asked_with_the_labels_that_go_with_it() -> None:
+    cells = _cells("--sets", "klh")
+    assert len({compare._key(cell) for cell in cells}) == len(cells)
+    asked = {(cell["method"], cell["labels"]) for cell in cells}
+    assert {labels for method, labels in asked if method in pickers.DETECTORS} == {"0"}
+    assert {labels for method, labels in asked if method == "topaz"} == {"1", "2", "30c", "100c"}
+    assert {labels for method, labels in asked if method == "verglas supervised"} == {"30c", "100c"}
+    first, last = cells[0], cells[-1]
+    assert first["method"] in pickers.DETECTORS
+    assert last["method"] == "topaz from scratch"
+    timed = _cells("--sets", "klh", "--timing")
+    assert {(cell["method"], cell["labels"], cell["draw"]) for cell in timed} == {
+        *((method, "0", 0) for method in pickers.DETECTORS), ("verglas", "1", 0), ("topaz", "1", 0),
+    }  # fmt: skip
+    assert not {compare._key(cell) for cell in timed} & {compare._key(cell) for cell in cells}
+
+
+def _row(cell: dict[str, Any], options: Any = None) -> dict[str, Any]:
+    figures = {f"{key}@{radius}": 0.5 for radius in compare.RADII for key in compare.FIGURES}
+    own = figures | {"n_picks": 8, "n_labels": 10, "false_picks_on_empty": [1, 2] * (cell["set"] == "simulated")}
+    cost = {"seconds": 8.0, "cpu_seconds": 4.0, "peak_mib": 100.0}
+    told = {"factor": 3} if "verglas" not in cell["method"] else {"ran": "supervised"}
+    return {
+        "key": compare._key(cell), **cell, **own, **told, "others": {"0": own} if cell["labels"] == "0" else {},
+        "train": cost, "pick": cost, "picked": 4, "load": 0.1, "offset_px": [0, 0], "date": "2026-01-01",
+    }  # fmt: skip
+
+
+def test_a_row_that_is_there_is_not_made_again_and_tables_show_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[str] = []
+    monkeypatch.setattr(compare, "RESULTS", tmp_path / "peers.jsonl")
+    monkeypatch.setattr(compare, "_row", lambda cell, options: made.append(compare._key(cell)) or _row(cell))
+    for draws in ("0", "0,1"):
+        monkeypatch.setattr(sys, "argv", ["compare", "--sets", "klh,simulated", "--draws", draws])
+        compare.main()
+    assert len(made) == len(set(made)) == len(_cells("--sets", "klh,simulated", "--draws", "0,1"))
+    assert "| klh | 1 | verglas (supervised) | 2 |" in capsys.readouterr().out
+    quality, control = compare.tables([]), compare.tables(["--control"])
+    assert "... at 0" in "\n".join(quality)
+    assert any(text.startswith("| klh | 1 | topaz, 1/3 |") and "| 4 (1.0x ours) |" in text for text in quality)
+    assert "| 0 | topaz resnet8_u32, 1/3 | 0 | 1.5 | 2 | 0.500 | 0.500 |" in control
+    assert not any("klh" in text for text in control)
+    for table in (quality, control):
+        assert len({text.count("|") for text in table if text.startswith("|")}) == 1
+
+
+def test_a_scale_chosen_before_is_taken_up_but_a_detector_chooses_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "RESULTS", tmp_path / "peers.jsonl")
+    detector, *_ = _cells("--sets", "klh", "--methods", pickers.START)
+    learner, *_ = _cells("--sets", "klh", "--methods", "topaz", "--labels", "1")
+    assert compare._factor(learner) is None
+    write_text(tmp_path / "peers.jsonl", json.dumps(_row(detector)) + "\n")
+    assert compare._factor(learner) == 3
+    assert compare._factor(detector) is None
+    assert compare._factor(detector | {"timing": True}) == 3
