@@ -32,6 +32,8 @@ from PIL import Image as Pillow
 
 from verglas import __version__, api
 from verglas.config import DataSettings, RunConfig
+from verglas.doctor import DATA_CHECKS, RUN_CHECKS
+from verglas.doctor.causes import diagnose
 from verglas.errors import InputError
 from verglas.io._base import write_text
 from verglas.io.micrographs import read_image, read_micrograph
@@ -169,7 +171,6 @@ def _run(folder: Path, cell: dict[str, Any], work: Path) -> dict[str, Any]:
         "found": {r["check"]: [r["verdict"], r["code"]] for r in checked if r["verdict"] not in ("ok", "skipped")},
         "skipped": [r["check"] for r in checked if r["verdict"] == "skipped"],
         "evidence": {r["check"]: r["evidence"] for r in checked if r["verdict"] in ("warn", "fail")},
-        "causes": [one["cause"] for one in said if one["kind"] == "diagnosed"],
     }  # fmt: skip
 
 
@@ -217,9 +218,18 @@ def _rows() -> list[dict[str, Any]]:
 
 def _line(row: dict[str, Any]) -> str:
     return (
-        f"{row['case']} {row['data']} #{row['seed']} ({row['seconds']:.0f} s): {row['causes'][:3]} {row['found']} "
+        f"{row['case']} {row['data']} #{row['seed']} ({row['seconds']:.0f} s): {_causes(row)[:3]} {row['found']} "
         + (f"early {row['early']}")
     )
+
+
+def _causes(row: dict[str, Any]) -> list[str]:
+    """Return the causes of what was found, best first, as the table of causes now has them."""
+    kinds = DATA_CHECKS if row["refused"] else (*DATA_CHECKS, *RUN_CHECKS)
+    quick = {kind.name: ("ok", "") for kind in kinds if not kind.slow}
+    found = quick | dict.fromkeys(row["skipped"], ("skipped", "")) | {k: tuple(v) for k, v in row["found"].items()}
+    said = [Checked(name, "", verdict, code, "", {}) for name, (verdict, code) in found.items()]
+    return [one.cause for one in diagnose(said)]
 
 
 def _table(rows: list[dict[str, Any]], options: argparse.Namespace) -> Iterator[str]:
@@ -232,10 +242,10 @@ def _table(rows: list[dict[str, Any]], options: argparse.Namespace) -> Iterator[
         of = [row for row in chosen if row["case"] == name]
         if not of:
             continue
-        top = [bool(set(row["causes"][:1]) & set(fault.causes)) for row in of]
-        two = [bool(set(row["causes"][:2]) & set(fault.causes)) for row in of]
+        top = [bool({*_causes(row)[:1]} & {*fault.causes}) for row in of]
+        two = [bool({*_causes(row)[:2]} & {*fault.causes}) for row in of]
         soon = [any("@" not in e or int(e.split("@")[1]) <= 100 for e in row["early"]) for row in of]
-        others = sorted({(row["causes"] or ["nothing"])[0] for row, told in zip(of, top, strict=True) if not told})
+        others = sorted({(_causes(row) or ["nothing"])[0] for row, told in zip(of, top, strict=True) if not told})
         first, second, total = first + sum(top), second + sum(two), total + len(of)
         counts = [f"{sum(each)}/{len(of)}" for each in (top, two, soon)]
         yield "| " + " | ".join([name, fault.about, str(len(of)), *counts, ", ".join(others) or "-"]) + " |"

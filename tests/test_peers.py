@@ -222,7 +222,8 @@ def test_a_row_that_is_there_is_not_made_again_and_tables_show_it(
     assert "| klh | 1 | verglas (supervised) | 2 |" in capsys.readouterr().out
     quality, control = compare.tables([]), compare.tables(["--control"])
     assert "... at 0" in "\n".join(quality)
-    assert any(text.startswith("| klh | 1 | topaz, 1/3 |") and "| 4 (1.0x ours) |" in text for text in quality)
+    trained = next(text for text in quality if text.startswith("| klh | 1 | topaz, 1/3, 400 updates |"))
+    assert "| 4 (1.0x ours) |" in trained
     assert "| 0 | topaz resnet8_u32, 1/3 | 0 | 1.5 | 2 | 0.500 | 0.500 |" in control
     assert not any("klh" in text for text in control)
     for table in (quality, control):

@@ -105,8 +105,8 @@ def test_seeds_label_other_micrographs() -> None:
 
 
 def test_the_first_labelled_micrograph_bears_particles() -> None:
-    collection = made([0] * 20 + [5, 6])
-    assert all(int(divide(collection, seed, ["m000"]).training[0][1:]) >= 20 for seed in range(10))
+    collection = made([0] * 20 + [5, 6, 7])
+    assert all(int(divide(collection, seed, ["m022"]).training[0][1:]) >= 20 for seed in range(10))
 
 
 def test_given_test_micrographs_are_those_of_the_test() -> None:
@@ -114,8 +114,9 @@ def test_given_test_micrographs_are_those_of_the_test() -> None:
     assert division.test == ("m001", "m003")
     with pytest.raises(InputError, match="test is m999"):
         divide(made([5] * 8), 0, ["m999"])
-    with pytest.raises(InputError, match="training micrographs is none"):
-        divide(made([5, 0]), 0, ["m000"])
+    for test, role in (("m000", "training"), ("m001", "test")):
+        with pytest.raises(InputError, match=f"{role} micrographs is none"):
+            divide(made([5, 0]), 0, [test])
 
 
 def test_the_split_of_the_data_is_kept_and_its_validation_is_left_out() -> None:

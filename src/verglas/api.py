@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from verglas.errors import InputError
 from verglas.io._base import FormatOptions, write_text
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from verglas.picker import Picker
     from verglas.report import Page
     from verglas.simulate import Scene
+    from verglas.study import Study
 
-__all__ = ["demo", "doctor", "evaluate", "export", "inspect", "pick", "simulate", "train"]
+__all__ = ["demo", "doctor", "evaluate", "export", "inspect", "pick", "simulate", "study", "train"]
 
 MOST_PAGES = 12
 """Micrographs that are looked through for the best, the worst and the most uncertain of a report."""
@@ -302,6 +303,52 @@ def demo(out: str | Path, *, seed: int = 0, stop: threading.Event | None = None)
     path, picture = _picking_report(run, files[2:], picks, out / "test-labels", evaluation)
     keys = ("ap", "f1", "precision", "recall", "threshold", "n_labels", "n_picks")
     yield Summary({**{key: figures[key] for key in keys}, "report": str(path), "picture": str(picture)})
+
+
+def study(
+    folder: str | Path,
+    plan: "Study | None" = None,
+    *,
+    jobs: int = 1,
+    executor: Literal["local", "slurm"] = "local",
+    cluster: Mapping[str, str] | None = None,
+    dry_run: bool = False,
+    gaps: bool = False,
+    stop: threading.Event | None = None,
+) -> Iterator[Record]:
+    """Train and compare over data sets, amounts of labels, rows of settings and seeds; go on where it was stopped.
+
+    Parameters
+    ----------
+    plan
+        Without one nothing is trained: the results in ``folder`` are collected and shown.
+    jobs
+        How many runs at once, each in a process of its own; one runs here.
+    cluster
+        With ``slurm``, options of its jobs: partition, account, minutes, cpus, gpus, memory_gb, at_once.
+    dry_run
+        Only say what would run, and for how long; nothing is written.
+    gaps
+        Show results although runs are missing.
+    """
+    from verglas.study_report import write_results
+    from verglas.study_run import Verbs
+    from verglas.studying import chosen_way, conduct, foreseen, tasks_of
+
+    folder, collections = Path(folder), dict[str, Collection]()
+    if plan is None:
+        yield Summary(write_results(folder, gaps=gaps))
+        return
+    for name in plan.data:
+        collected = _collect(plan.config(name, next(iter(plan.rows))))
+        yield from _said(collected)
+        collections[name] = collected.collection
+    verbs = Verbs(train, pick, evaluate)
+    if dry_run:
+        yield from foreseen(tasks_of(plan, collections, folder, verbs)[0], jobs)
+        return
+    way, threads = chosen_way(folder, executor, jobs, cluster or {})
+    yield from conduct(plan, collections, folder, verbs, way, threads=threads, gaps=gaps, stop=stop)
 
 
 def _collect(config: "RunConfig") -> "Collected":

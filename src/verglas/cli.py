@@ -30,6 +30,13 @@ doctor = typer.Typer(
 )
 app.add_typer(doctor, name="doctor")
 
+study = typer.Typer(
+    help="Compare trainings: quality over amounts of labels, algorithms, settings and seeds.",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+)
+app.add_typer(study, name="study")
+
 NO, BAD_INPUT, PARTIAL, OUT_OF_MEMORY, INTERRUPTED = 1, 3, 4, 5, 130
 
 _OUT_OF_MEMORY = "out of memory", "allocate memory"  # torch on a GPU, and on a CPU
@@ -57,6 +64,7 @@ MicrographsStar = Annotated[
     Path | None, typer.Option(help="RELION's file of the micrographs, whose names relion-folder then uses.")
 ]
 Algorithm = Annotated[str | None, typer.Option(help="How to learn; see the manual for a list.")]
+Gaps = Annotated[bool, typer.Option("--gaps", help="Show results although runs are missing.")]
 Slow = Annotated[bool, typer.Option("--slow", help="Also checks that train for a while.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Leave with 1 for a warning, too.")]
 CsY = Annotated[Literal["asis", "flip"] | None, typer.Option(help="Which way y runs in cryoSPARC files; no default.")]
@@ -173,6 +181,66 @@ def doctor_check(
     tree = {"data": data, "algorithm": _given(name=algorithm)}
     settings = None if run is not None else _config(config, tree, set_)
     _diagnosis(api.doctor(run, settings, checks=[name]), strict, as_json)
+
+
+@study.callback()
+def study_run(
+    context: typer.Context,
+    out: Annotated[Path | None, typer.Option(help="The folder of the study.")] = None,
+    micrographs: Micrographs = None,
+    labels: Labels = None,
+    labels_are: LabelsAre = None,
+    diameter_px: DiameterPx = None,
+    diameter_angstrom: DiameterAngstrom = None,
+    pixel_size_angstrom: PixelSize = None,
+    cs_y: CsY = None,
+    labelled_ratios: Annotated[str | None, typer.Option(help="Shares of training micrographs: 0.01,0.05.")] = None,
+    labelled_micrographs: Annotated[str | None, typer.Option(help="Numbers of labelled micrographs: 1,2,5.")] = None,
+    labelled_particles: Annotated[str | None, typer.Option(help="Numbers of clicked particles: 30,100.")] = None,
+    algorithms: Annotated[str | None, typer.Option(help="Rows to compare, the others with the first.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many draws of labelled micrographs.")] = None,
+    pool: Annotated[
+        Literal["rest", "with-test"] | None, typer.Option(help="Unlabelled: the rest, or the test micrographs too.")
+    ] = None,
+    test: Annotated[list[str] | None, typer.Option(help="A test micrograph, by name; repeatable.")] = None,
+    test_share: Annotated[float | None, typer.Option(help="Else: share of labelled micrographs to test on.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file of a study; options overrule it.")] = None,
+    set_: Set = None,
+    jobs: Annotated[int, typer.Option(help="Runs at once.")] = 1,
+    executor: Annotated[Literal["local", "slurm"], typer.Option(help="Where runs are carried out.")] = "local",
+    slurm: Annotated[list[str] | None, typer.Option(help="partition=P, minutes=M, cpus=N, gpus=N; repeatable.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and for how long.")] = False,
+    gaps: Gaps = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare trainings. Repeat the command to go on after an interruption."""
+    from verglas.study import Study, read_tree
+
+    if context.invoked_subcommand is not None:
+        return
+    if out is None:
+        raise InputError("verglas study", "--out", found="missing", expected="a folder")
+    data = _data(micrographs, labels, labels_are, diameter_px, diameter_angstrom, pixel_size_angstrom)
+    data |= _given(cs_y=cs_y)
+    options = _given(
+        ratios=_listed(labelled_ratios), micrographs=_listed(labelled_micrographs),
+        particles=_listed(labelled_particles), seeds=None if seeds is None else list(range(seeds)), pool=pool,
+        test={"data": test} if test else None, test_share=test_share, set=set_, data={"data": data} if data else None,
+        rows={name: {"algorithm": {"name": name}} for name in algorithms.split(",")} if algorithms else None,
+    )  # fmt: skip
+    plan = Study.of((read_tree(config) if config else {}) | options, str(config or "command line"))
+    cluster = dict(text.partition("=")[::2] for text in slurm or [])
+    with stop_on_signal() as stop:
+        stream = api.study(
+            out, plan, jobs=jobs, executor=executor, cluster=cluster, dry_run=dry_run, gaps=gaps, stop=stop
+        )
+        _show(stream, as_json, stop)
+
+
+@study.command("report")
+def study_report(folder: Path, gaps: Gaps = False, as_json: AsJson = False) -> None:
+    """Collect the results of a study and write its tables and its page; nothing is trained."""
+    _show(api.study(folder, gaps=gaps), as_json)
 
 
 @app.command()
@@ -326,6 +394,10 @@ def _data(
         micrographs=tuple(micrographs or ()) or None, labels=labels, labels_are=labels_are, diameter_px=diameter_px,
         diameter_angstrom=diameter_angstrom, pixel_size_angstrom=pixel_size_angstrom,
     )  # fmt: skip
+
+
+def _listed(text: str | None) -> list[str] | None:
+    return None if text is None else text.split(",")
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -162,6 +162,9 @@ class _Bars:
                 self.validated = f", validation AP {ap:.3f}, best F1 {f1:.3f}"
             case records.Picked(_, done, total, _, counted):
                 self._advance("picking", done, total, f"{counted} picks")
+            case records.Studied(_, about, done, total, seconds, ap, f1):
+                self.console.print(f"{about}: AP {ap:.3f}, F1 {f1:.3f}, {seconds:.0f} s", highlight=False)
+                self._advance("studying", done, total)
             case records.Trained(_, step, seconds, stopped):
                 self.console.print(f"{'stopped at' if stopped else 'learned in'} step {step}, {seconds:.0f} s")
 

@@ -156,6 +156,20 @@ class Picked(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Studied(Record):
+    """A run of a study has ended, as ``done`` of ``total``: its place in the matrix and its main figures."""
+
+    kind: ClassVar[str] = "studied"
+    run: str
+    about: str
+    done: int
+    total: int
+    seconds: float
+    ap: float
+    f1: float
+
+
+@dataclass(frozen=True, slots=True)
 class Summary(Record):
     """The end of a verb: its key facts."""
 

@@ -210,11 +210,10 @@ def divide(collection: Collection, seed: int, test: Sequence[str] = (), share: f
     drawn = _spread({n: counts[n] for n in labelled}, generator(0, "test"))[: max(1, round(share * len(labelled)))]
     tested = tuple(sorted(given or drawn))
     rest = {name: counts[name] for name in (split.labelled if split else labelled) if name not in tested}
-    if not any(rest.values()):
-        remedy = "Label more micrographs, or test on fewer."
-        raise InputError(
-            "study", "training micrographs", found="none with labels", expected="one or more", remedy=remedy
-        )
+    for role, bearing in (("training", any(rest.values())), ("test", any(counts[name] for name in tested))):
+        if not bearing:
+            found, remedy = "none with particles", "Label more micrographs, or choose other ones for the test."
+            raise InputError("study", f"{role} micrographs", found=found, expected="one or more", remedy=remedy)
     names, order = {m.name for m in collection.micrographs}, _spread(rest, generator(seed, "training"))
     unlabelled = set(split.unlabelled) if split else names - labelled
     unused = names - {*tested, *order} - unlabelled

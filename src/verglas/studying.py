@@ -11,16 +11,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 
 from verglas.errors import InputError, check_choice, check_range
-from verglas.records import Failed, Note, Progress, Record, Summary
+from verglas.records import Failed, Note, Progress, Record, Studied, Summary
 from verglas.study import Division, Study, planned, write_plan
 from verglas.study_report import write_results
 from verglas.study_run import Task, Verbs, ended, failure, perform, placed, write_failure
@@ -34,20 +33,6 @@ SLURM = {
     "gpus": "gpus_per_node", "memory_gb": "mem_gb", "at_once": "slurm_array_parallelism",
 }  # fmt: skip
 """Options of a cluster's jobs, and what submitit calls them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Studied(Record):
-    """A run of a study has ended, as ``done`` of ``total``: its place in the matrix and its main figures."""
-
-    kind: ClassVar[str] = "studied"
-    run: str
-    about: str
-    done: int
-    total: int
-    seconds: float
-    ap: float
-    f1: float
 
 
 Way = Callable[[Sequence[Task], threading.Event], Iterator[Task]]

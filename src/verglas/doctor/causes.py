@@ -17,6 +17,9 @@ SYMPTOMS: Mapping[str, float] = {
 }  # fmt: skip
 """What many faults lead to. It counts for a cause only where something else points to it."""
 
+AFTERMATH = ("PU_CEILING", "BN_STATS", "INVERTED", "DIVERGED", "MISCALIBRATED", "SSL_HARM", "IMPURE", "PRIOR_DRIFT")
+"""What a broken way from micrograph to output may look like further on."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cause:
@@ -35,7 +38,7 @@ class Cause:
 
 def _turned(code: str, how: str) -> Cause:
     remedy = "Export the labels anew with the right axes (--cs-y for cryoSPARC); look with verglas inspect."
-    signs, leads_to = {code: DIRECT, "UNRELATED": WEAK}, ("UNRELATED", "LABEL_SHIFT", "PU_CEILING")
+    signs, leads_to = {code: DIRECT, "UNRELATED": WEAK}, ("UNRELATED", "LABEL_SHIFT", *AFTERMATH)
     return Cause(code, f"The labels are {how} against the micrographs.", remedy, signs, leads_to)
 
 
@@ -47,14 +50,14 @@ CAUSES: tuple[Cause, ...] = (
           "Give --diameter-px, and the coordinates, in pixels of the micrographs on disk.",
           {"LABEL_SCALE": DIRECT, "DIAMETER_DOUBTFUL": STRONG, "LABELS_OUTSIDE": STRONG, "LABELS_DENSE": SOME,
            "PIXEL_SIZES": SOME, "UNRELATED": WEAK},
-          ("UNRELATED", "LABEL_SHIFT", "LABELS_DENSE", "LABELS_OUTSIDE", "PU_CEILING")),
+          ("UNRELATED", "LABEL_SHIFT", "LABELS_DENSE", "LABELS_OUTSIDE", *AFTERMATH)),
     _turned("FLIP_Y", "upside down"),
     _turned("FLIP_X", "mirrored left to right"),
     _turned("ROT180", "turned by half a turn"),
     _turned("SWAP_XY", "given with x and y swapped"),
     Cause("LABEL_SHIFT", "The labels are shifted against the particles.",
           "Corner instead of centre, or a crop offset: shift them by the vector found, or export centres.",
-          {"LABEL_SHIFT": DIRECT, "UNRELATED": WEAK}, ("UNRELATED", "PU_CEILING")),
+          {"LABEL_SHIFT": DIRECT, "UNRELATED": WEAK}, ("UNRELATED", *AFTERMATH)),
     Cause("UNRELATED", "The labels do not lie on anything that differs from the rest of the micrographs.",
           "Are they labels of these micrographs? If the particles are faint, denoise or label more.",
           {"UNRELATED": STRONG, "registration=ok": -STRONG}),
@@ -68,39 +71,40 @@ CAUSES: tuple[Cause, ...] = (
           "Label micrographs of each grid or session, or hold out others (train.seed).", {"SPLIT_UNLIKE": STRONG}),
     Cause("PU_CEILING", "Many particles on the labelled micrographs are not labelled, yet taken for background.",
           "Give --labels-are partial, or label these micrographs completely.",
-          {"PU_CEILING": DIRECT, "labels=ok": WEAK}, ("MISCALIBRATED",)),
+          {"PU_CEILING": DIRECT}, ("MISCALIBRATED", "BELOW_BLOBS")),
     Cause("NORM_MISMATCH", "Training and prediction see differently scaled pictures.",
           "One recipe must prepare every path: use the recipe of the run, and no scaling of your own.",
           {"NORM_MISMATCH": DIRECT, "INPUT_INDEPENDENT": SOME, "BN_STATS": SOME, "norm_parity=ok": -STRONG},
-          ("BN_STATS", "INVERTED")),
+          AFTERMATH),
     Cause("BN_STATS", "The running statistics of batch normalisation do not fit the weights.",
           "Measure them anew (train again), or use --set model.norm=group.",
-          {"BN_STATS": DIRECT, "INPUT_INDEPENDENT": WEAK, "norm_parity=ok": WEAK}, ("INVERTED",)),
+          {"BN_STATS": DIRECT, "INPUT_INDEPENDENT": WEAK, "norm_parity=ok": WEAK},
+          tuple(code for code in AFTERMATH if code != "BN_STATS")),
     Cause("DEAD_OUTPUT", "The output begins where no gradient reaches it.",
           "Start the bias of the last layer at the logit of the share of positives.",
-          {"DEAD_OUTPUT": DIRECT, "INIT_OFF": STRONG}, ("DIVERGED", "BN_STATS")),
+          {"DEAD_OUTPUT": DIRECT, "INIT_OFF": STRONG}, AFTERMATH),
     Cause("LR_TOO_HIGH", "The rate is too high for this network: weights jump instead of settling.",
           "--set train.rate=0.001, or lower.",
-          {"LR_TOO_HIGH": DIRECT, "DIVERGED": STRONG, "init=ok": WEAK}, ("DIVERGED", "BN_STATS", "NORM_MISMATCH")),
+          {"LR_TOO_HIGH": DIRECT, "DIVERGED": STRONG, "init=ok": WEAK}, (*AFTERMATH, "NORM_MISMATCH")),
     Cause("INVERTED", "Particles are learned as background: targets are the wrong way round.",
-          "Check the class of the targets; particles are 1.", {"INVERTED": DIRECT}, ("SSL_HARM",)),
+          "Check the class of the targets; particles are 1.", {"INVERTED": DIRECT},
+          ("PU_CEILING", "SSL_HARM", "IMPURE", "PRIOR_DRIFT")),
     Cause("DUPLICATE_CROPS", "The loader repeats itself: batches show the same crops.",
-          "Give each consumer a random stream of its own, and advance it.", {"DUPLICATE_CROPS": DIRECT}),
+          "Give each consumer a random stream of its own, and advance it.", {"DUPLICATE_CROPS": DIRECT}, AFTERMATH),
     Cause("VIEWS_MISALIGNED", "A view and its labels or masks show different places.",
           "Transform picture, target, known and valid masks by one and the same geometry.",
-          {"VIEWS_MISALIGNED": DIRECT}, ("INVERTED", "PL_PATH_MISALIGNED")),
+          {"VIEWS_MISALIGNED": DIRECT}, (*AFTERMATH, "PL_PATH_MISALIGNED")),
     Cause("PL_PATH_MISALIGNED", "Pseudo-labels are made from altered pictures instead of the plain ones.",
-          "Let the teacher label the weak view.", {"PL_PATH_MISALIGNED": DIRECT}),
+          "Let the teacher label the weak view.", {"PL_PATH_MISALIGNED": DIRECT}, AFTERMATH),
     Cause("TEACHER_GRADIENT", "The teacher learns from the student's loss: a short cut to agreeing on nothing.",
-          "Take pseudo-labels without a gradient.", {"TEACHER_GRADIENT": DIRECT}),
+          "Take pseudo-labels without a gradient.", {"TEACHER_GRADIENT": DIRECT}, AFTERMATH),
     Cause("TEACHER_DEAD", "The averaged model fades to nothing.", "Average in place: a * old + (1 - a) * new.",
-          {"TEACHER_DEAD": DIRECT, "TEACHER_STALE": SOME}, ("TEACHER_STALE", "BN_STATS", "TEACHER_BUFFERS")),
+          {"TEACHER_DEAD": DIRECT, "TEACHER_STALE": SOME}, (*AFTERMATH, "TEACHER_STALE", "TEACHER_BUFFERS")),
     Cause("TEACHER_STALE", "The averaged model still remembers its random beginning, or never moves.",
           "Let the average warm up (--set train.average=0.02), and take the student's weights before it teaches.",
-          {"TEACHER_STALE": DIRECT, "ema=ok": -STRONG}, ("BN_STATS",)),
+          {"TEACHER_STALE": DIRECT, "ema=ok": -STRONG}, AFTERMATH),
     Cause("TEACHER_BUFFERS", "The averaged model has the student's weights but not its batch statistics.",
-          "Average floating-point buffers with the weights.", {"TEACHER_BUFFERS": DIRECT, "BN_STATS": WEAK},
-          ("BN_STATS",)),
+          "Average floating-point buffers with the weights.", {"TEACHER_BUFFERS": DIRECT, "BN_STATS": WEAK}, AFTERMATH),
     Cause("NOOP_UNSUP", "The unlabelled term teaches nothing: its views are one, or no gradient passes.",
           "Compare the student on the strong view with the teacher on the weak one.", {"NOOP_UNSUP": DIRECT}),
     Cause("UNSUP_INACTIVE", "Unlabelled micrographs are asked for and never come in.",
