@@ -4,6 +4,7 @@ import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -141,14 +142,14 @@ class RunConfig:
         _check_keys(type(self), tree, where, "")
         merged = _merge(asdict(self), tree)
         try:
-            return pydantic.TypeAdapter(type(self)).validate_python(merged)
+            return _adapter().validate_python(merged)
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             cause = first.get("ctx", {}).get("error")
             if isinstance(cause, InputError):
                 raise cause from error
             key = ".".join(str(part) for part in first["loc"])
-            raise InputError(where, key, found=repr(first["input"]), expected=_sentence(first["msg"])) from error
+            raise InputError(where, key, found=repr(first["input"]), expected=sentence(first["msg"])) from error
 
     def with_settings(self, settings: Iterable[str]) -> "RunConfig":
         """Apply ``section.key=value`` texts, as ``--set`` takes them; a value is read as TOML, else as text."""
@@ -174,6 +175,12 @@ class RunConfig:
     def with_train(self, **changes: Any) -> "RunConfig":
         """Return the configuration with some training settings changed."""
         return replace(self, train=replace(self.train, **changes))
+
+
+@cache
+def _adapter() -> Any:
+    """Return what reads a configuration; making it takes longer than using it."""
+    return pydantic.TypeAdapter(RunConfig)
 
 
 def _check_keys(kind: type, tree: Mapping[str, Any], where: str, prefix: str) -> None:
@@ -215,5 +222,6 @@ def _without_none(tree: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sentence(message: str) -> str:
+def sentence(message: str) -> str:
+    """Return what pydantic expected, as the end of a sentence."""
     return message.removeprefix("Input should be ").removeprefix("Value error, ")

@@ -34,7 +34,7 @@ def show(stream: Iterator[records.Record], as_json: bool) -> int:
                 case _:
                     bars.draw(record)
     if failed:
-        console.print(f"[yellow]{failed} micrograph{'s' * (failed > 1)} could not be used[/]")
+        console.print(f"[yellow]{failed} failed; the rest went on[/]")
     if summary is not None and as_json:
         print(json.dumps(records.plain(summary.facts), allow_nan=False))
     elif summary is not None:

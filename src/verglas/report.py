@@ -73,7 +73,7 @@ def write_report(
     held_out = _held_out(validation, areas, pages, rule)
     history, main = _history(run), evaluation or held_out
     just, hardly = at_threshold(pages, rule)
-    html = _render(
+    html = render(
         "report.html.j2",
         title=f"Training {run.folder.resolve().name}",
         facts=facts,
@@ -115,7 +115,7 @@ def write_inspection(path: Path, pages: Sequence[Page], facts: Mapping[str, Any]
         picture = plots.overlay(page.image, (labels,), diameter_px=diameter, title=page.name)
         shown.append({"name": page.name, "labels": page.labels, "marks": (labels,), "picture": _inline(picture)})
     rows = [(key.replace("_", " "), _text(value)) for key, value in _flat(facts)]
-    write_text(path, _render("inspection.html.j2", title="Labels", shown=shown, rows=rows, warnings=warnings))
+    write_text(path, render("inspection.html.j2", title="Labels", shown=shown, rows=rows, warnings=warnings))
     return path
 
 
@@ -338,7 +338,8 @@ def _inline(svg: str) -> Markup:
     return Markup(svg.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1))
 
 
-def _render(template: str, **values: Any) -> str:
+def render(template: str, **values: Any) -> str:
+    """Return the page that a template makes of the values; what is not marked as safe is escaped."""
     environment = Environment(
         loader=PackageLoader("verglas"),
         autoescape=True,

@@ -22,7 +22,7 @@ import tomli_w
 from pydantic import Field
 
 from verglas import __version__
-from verglas.config import RunConfig, _sentence
+from verglas.config import RunConfig, sentence
 from verglas.errors import InputError
 from verglas.io._base import micrograph_name, write_text
 from verglas.io.picks import write_picks
@@ -93,7 +93,7 @@ class Study:
             first = error.errors()[0]
             key, known = ".".join(map(str, first["loc"])), ", ".join(f.name for f in fields(cls))
             odd = first["type"] == "unexpected_keyword_argument"
-            found, expected = (key, f"one of {known}") if odd else (repr(first["input"]), _sentence(first["msg"]))
+            found, expected = (key, f"one of {known}") if odd else (repr(first["input"]), sentence(first["msg"]))
             raise InputError(where, "setting" if odd else key or "study", found=found, expected=expected) from error
         _check(study, where)
         return study

@@ -20,7 +20,7 @@ from verglas.errors import InputError
 from verglas.io._base import write_text
 from verglas.plots import data_uri
 from verglas.records import plain
-from verglas.report import _render
+from verglas.report import render
 from verglas.study import Amount, Study
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def write_page(folder: Path, groups: Sequence[Group], rows: Sequence[Mapping[str
                 f"{name} against the {_UNIT[kind]}: mean over seeds, 95 % t interval (bars) and "
                 "single runs (dots).")
                for kind in kinds for figure, name in DRAWN.items()]  # fmt: skip
-    html = _render(
+    html = render(
         "study.html.j2",
         title=f"Study {folder.resolve().name}",
         study=study,

@@ -182,8 +182,8 @@ def features(network: UNet, image: Image, precision: Precision) -> Float[np.ndar
             deepest = network.encode(_padded(tile.data, step).to(device))[-1][0].double().cpu()
         known = functional.avg_pool2d(_padded(valid.data, step), step)[0, 0] > 0.5
         (top, left), (first, last), (start, end) = tile.origin, tile.rows, tile.columns
-        own = (slice((a - b) // step, -(-(c - b) // step)) for a, b, c in ((first, top, last), (start, left, end)))
-        rows, columns = own
+        spans = (first, last, top), (start, end, left)
+        rows, columns = (slice((low - at) // step, -(-(high - at) // step)) for low, high, at in spans)
         values = deepest[:, rows, columns][:, known[rows, columns]]
         sums += torch.stack((torch.full((len(values),), values.shape[1]), values.sum(1), values.square().sum(1)))
     count, total, squares = sums.clamp(min=1e-9).numpy()

@@ -26,7 +26,7 @@ from verglas.config import RunConfig
 from verglas.data import Stored, labelled_batch, unlabelled_batch
 from verglas.errors import InputError
 from verglas.gates import Guard, Ruling
-from verglas.io._base import whole_file
+from verglas.io._base import whole_file, write_text
 from verglas.matching import Pool
 from verglas.materials import Materials, chosen_algorithm, cropping, gather
 from verglas.model import UNet
@@ -425,7 +425,7 @@ def _begin(run: Run, config: RunConfig, fingerprint: str) -> dict[str, Any] | No
                 remedy="Choose another --out.",
             )  # fmt: skip
         run.folder.mkdir(parents=True, exist_ok=True)
-        (run.folder / "records.jsonl").unlink(missing_ok=True)
+        write_text(run.folder / "records.jsonl", "")  # first: a folder with a configuration alone may be the user's
         config.save(run.folder / "config.toml")
         return None
     state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
