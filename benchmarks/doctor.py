@@ -37,7 +37,7 @@ from verglas.doctor.causes import diagnose
 from verglas.errors import InputError
 from verglas.io._base import write_text
 from verglas.io.micrographs import read_image, read_micrograph
-from verglas.records import Checked
+from verglas.records import Checked, Progress, Ruled
 from verglas.runs import Run
 from verglas.simulate import DEMO, Simulator, scene_with, write_dataset
 
@@ -49,7 +49,7 @@ SMALL = {"klh": "bgal_10017"}
 
 HALVES = {"thresholds": (0, 1, 2), "figures": (3, 4, 5)}
 STEPS = ("train.steps=200", "train.threads=1")
-SIMULATED = 8
+SIMULATED, EARLY = 8, 100
 
 CONTROLS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "supervised": (("algorithm.name=supervised",), 2, "complete"),
@@ -104,10 +104,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 def _cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     names = options.faults.split(",") if options.faults else [*FAULTS, *CONTROLS, *SCENES]
-    for number, name in enumerate(names):
-        kinds = ["simulated"] if name in SCENES else options.data.split(",")
-        for seed in HALVES[options.half]:
-            for kind in kinds:
+    for seed in HALVES[options.half]:
+        for number, name in enumerate(names):
+            for kind in ["simulated"] if name in SCENES else options.data.split(","):
                 data = kind if kind == "simulated" else SETS[(number + seed) % len(SETS)]
                 if data in SMALL and _needed(name) + 1 > 2:
                     data = SMALL[data]
@@ -149,14 +148,15 @@ def _run(folder: Path, cell: dict[str, Any], work: Path) -> dict[str, Any]:
         diameter_px=case.diameter_px * fault.diameter,
     )  # fmt: skip
     config = replace(RunConfig(), data=where).with_settings([*STEPS, f"train.seed={seed}", *settings])
-    early: list[str] = []
+    early, step = list[str](), 0
     refused, said = "", list[Any]()
     with fault.during():
         try:
             for record in api.train(config, work / "run"):
+                step = record.step if isinstance(record, Progress) else step
                 if isinstance(record, Checked):
-                    early.append(record.code)
-                if record.kind == "ruled":
+                    early.append(f"{record.code}@{step}")
+                if isinstance(record, Ruled):
                     early.append(f"{record.verdict}@{record.step}")
             if fault.after is not None:
                 fault.after(work / "run")
@@ -235,7 +235,7 @@ def _causes(row: dict[str, Any]) -> list[str]:
 def _table(rows: list[dict[str, Any]], options: argparse.Namespace) -> Iterator[str]:
     """Yield the confusion table in Markdown, then the controls, then the counts."""
     chosen = [row for row in rows if row["half"] == options.half and row["version"] == __version__]
-    yield "| fault | what | runs | first | first two | warned by step 100 | what else was named first |"
+    yield "| fault | what | runs | first | first two | a warning by step 100 | what else was named first |"
     yield "|---|---|---|---|---|---|---|"
     first = second = total = 0
     for name, fault in FAULTS.items():
@@ -244,7 +244,7 @@ def _table(rows: list[dict[str, Any]], options: argparse.Namespace) -> Iterator[
             continue
         top = [bool({*_causes(row)[:1]} & {*fault.causes}) for row in of]
         two = [bool({*_causes(row)[:2]} & {*fault.causes}) for row in of]
-        soon = [any("@" not in e or int(e.split("@")[1]) <= 100 for e in row["early"]) for row in of]
+        soon = [any(int(e.split("@")[1]) <= EARLY for e in row["early"]) for row in of]
         others = sorted({(_causes(row) or ["nothing"])[0] for row, told in zip(of, top, strict=True) if not told})
         first, second, total = first + sum(top), second + sum(two), total + len(of)
         counts = [f"{sum(each)}/{len(of)}" for each in (top, two, soon)]

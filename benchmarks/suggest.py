@@ -162,7 +162,9 @@ def _table(rows: list[dict[str, Any]], options: argparse.Namespace) -> Iterator[
     shown = [r for r in rows if r["on"] == options.on and r["settings"] == sorted(options.set)
              and r["added"] == options.added]  # fmt: skip
     at = {(r["set"], s["labelled"], r["draw"], r["chain"]): s for r in shown for s in r["steps"]}
-    yield "| data | labelled | draws | AP .5 D suggest | random | gain (95 % interval) | F1 .5 D gain | AP .3 D gain | won |"  # noqa: E501
+    headings = ["data", "labelled", "draws", "AP .5 D suggest", "random", "gain (95 % interval)", "F1 .5 D gain",
+                "AP .3 D gain", "won"]  # fmt: skip
+    yield "| " + " | ".join(headings) + " |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for name, count in sorted({key[:2] for key in at}):
         pairs = [
@@ -173,8 +175,9 @@ def _table(rows: list[dict[str, Any]], options: argparse.Namespace) -> Iterator[
         if pairs:
             apart = [step["ap@0.5"] - one["ap@0.5"] for step, chance in pairs for one in chance]
             random = statistics.mean(one["ap@0.5"] for _, chance in pairs for one in chance)
+            won = f"{sum(a > 0 for a in apart)} of {len(apart)}"
             cells = [name, count, len(pairs), f"{statistics.mean(s['ap@0.5'] for s, _ in pairs):.3f}", f"{random:.3f}",
-                     *(_gain(pairs, key) for key in FIGURES), f"{sum(a > 0 for a in apart)} of {len(apart)}"]  # fmt: skip
+                     *(_gain(pairs, key) for key in FIGURES), won]  # fmt: skip
         else:
             start = [s["ap@0.5"] for k, s in at.items() if k[:2] == (name, count) and k[3] == "suggest"]
             cells = [name, count, len(start), f"{statistics.mean(start):.3f}", "the same", "-", "-", "-", "-"]

@@ -7,7 +7,7 @@ turned, and how unlike its deepest features are to those of the micrographs that
 import csv
 import io
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import ClassVar
@@ -40,7 +40,7 @@ RADIUS = 0.5
 """Reach of the matching in diameters by which held-out candidates are found right or wrong."""
 
 REMARKABLE = 2 / 3
-"""Place among the others, from 0 to 1, from which on one of the numbers is given as a reason."""
+"""Share of the micrographs that one must exceed in one of the numbers for it to be given as a reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ def look(picker: Picker, judge: Judge, micrograph: Micrograph) -> Seen:
     picks = picker.find(micrograph, found)
     column, row = np.clip(np.rint(found.grid.from_micrograph(picks.xy)).astype(int), 0, _last(found)).T
     radius_px, views = picker.config.search.score_radius * picker.recipe.diameter_px, [found]
-    views += (Image(_view(picker, image, *view), found.grid, found.valid) for view in VIEWS)
+    views += (Image(_view(picker.probability, image, *view), found.grid, found.valid) for view in VIEWS)
     seen = judge.chance(np.stack([disc_mean(view, radius_px)[row, column] for view in views]))
     chance, counts = judge.chance(picks.score), picks.score >= judge.point.threshold
     low, high = judge.point.interval
@@ -207,18 +207,17 @@ def ranking(seen: Sequence[Seen], labelled: Sequence[Float[np.ndarray, " f"]], m
     uncertainty = np.array([one.wrong for one in seen]) / decisions
     disagreement = np.array([one.turning for one in seen]) / decisions
     vectors = _standardised(np.stack([*(one.features for one in seen), *labelled]))
-    ours, novelty, free = vectors[: len(seen)], np.full(len(seen), np.inf), np.ones(len(seen), bool)
+    ours, novelty, free = vectors[: len(seen)], np.full(len(seen), np.inf), np.arange(len(seen))
     for vector in vectors[len(seen) :]:
         novelty = np.minimum(novelty, _apart(ours, vector))
+    bounds = [float(np.quantile(values, REMARKABLE)) for values in (uncertainty, disagreement, novelty)]
     for rank in range(1, min(most, len(seen)) + 1):
-        places = np.stack([_places(x) for x in (uncertainty, disagreement, novelty)])
-        best = int(np.argmax(np.where(free, np.array((0.25, 0.25, 0.5)) @ places, -1)))
+        unsure, turning, new = (_places(values[free]) for values in (uncertainty, disagreement, novelty))
+        best = int(free[np.argmax((unsure + turning) / 2 + new)])
         one, numbers = seen[best], (float(uncertainty[best]), float(disagreement[best]), float(novelty[best]))
-        reason = _reason(one, numbers, places[:, best].tolist(), rank)
         yield Suggested(rank, one.micrograph.name, str(one.micrograph.path), *numbers, one.candidates, one.counted,
-                        reason)  # fmt: skip
-        free[best] = False
-        novelty = np.minimum(novelty, _apart(ours, ours[best]))
+                        _reason(one, numbers, bounds, rank))  # fmt: skip
+        free, novelty = free[free != best], np.minimum(novelty, _apart(ours, ours[best]))
 
 
 def write_csv(path: str | Path, suggested: Sequence[Suggested]) -> None:
@@ -230,16 +229,16 @@ def write_csv(path: str | Path, suggested: Sequence[Suggested]) -> None:
     write_text(path, text.getvalue())
 
 
-def _reason(one: Seen, numbers: tuple[float, float, float], places: Sequence[float], rank: int) -> str:
-    """Say in words which of the numbers are high among those of the others."""
+def _reason(one: Seen, numbers: tuple[float, float, float], bounds: Sequence[float], rank: int) -> str:
+    """Say in words which of the numbers are high."""
     wrong, turning, novelty = numbers
     texts = (
         f"unsure near the threshold: {wrong:.0%} of decisions expected wrong, {one.close} candidates in its interval",
         f"turned or mirrored, it is picked otherwise: {turning:.0%} of decisions",
         f"unlike what is labelled{' or ranked above' if rank > 1 else ''}: {novelty:.2g} standard deviations apart",
     )
-    given = [(place, text) for place, text in zip(places, texts, strict=True) if place >= REMARKABLE]
-    return "; ".join(text for _, text in sorted(given, reverse=True)) or "middling in all three"
+    high = [text for text, number, bound in zip(texts, numbers, bounds, strict=True) if number >= bound > 0]
+    return "; ".join(high) or "no number is high; by the sum of their places"
 
 
 def _places(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
@@ -268,10 +267,12 @@ def _trimmed(image: Image, stem: int) -> Image:
     return Image(image.data[:h, :w], image.grid, image.valid[:h, :w])
 
 
-def _view(picker: Picker, image: Image, quarters: int, mirrored: bool) -> Float[np.ndarray, "p q"]:
+def _view(
+    probability: Callable[[Image], Image], image: Image, quarters: int, mirrored: bool
+) -> Float[np.ndarray, "p q"]:
     """Return the probability map of the turned image, turned back."""
     data, valid = (np.rot90(plane[:, :: -1 if mirrored else 1], quarters) for plane in (image.data, image.valid))
-    back = np.rot90(picker.probability(Image(data, image.grid, valid)).data, -quarters)
+    back = np.rot90(probability(Image(data, image.grid, valid)).data, -quarters)
     return back[:, :: -1 if mirrored else 1]
 
 
