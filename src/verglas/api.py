@@ -12,21 +12,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from verglas.errors import InputError
 from verglas.io._base import FormatOptions, write_text
 from verglas.records import Checked, Failed, Note, Picked, Record, Summary, Trained, Written
-from verglas.types import Collection, Evaluation, Micrograph, Picks, PickSet, nothing
+from verglas.types import Collection, Evaluation, Micrograph, PickSet, nothing
 
 if TYPE_CHECKING:
     from verglas.config import RunConfig
     from verglas.doctor import Said
     from verglas.io.collections import Collected, Found
     from verglas.picker import Picker
-    from verglas.report import Page
     from verglas.simulate import Scene
     from verglas.study import Study
 
 __all__ = ["demo", "doctor", "evaluate", "export", "inspect", "pick", "simulate", "study", "train"]
-
-MOST_PAGES = 12
-"""Micrographs that are looked through for the best, the worst and the most uncertain of a report."""
 
 
 def simulate(folder: str | Path, scene: "Scene", *, micrographs: int, seed: int = 0) -> Iterator[Record]:
@@ -43,12 +39,14 @@ def inspect(config: "RunConfig", out: str | Path) -> Iterator[Record]:
     from verglas.io.micrographs import read_image
     from verglas.labels import label_facts
     from verglas.report import Page, write_inspection
+    from verglas.reporting import MOST_PAGES
 
     collected = _collect(config)
     yield from _said(collected)
     collection, pages = collected.collection, []
     recipe = config.recipe(collection.diameter_px)
-    for micrograph in _first(collection.micrographs, collection.picks):
+    labelled_first = sorted(collection.micrographs, key=lambda micrograph: micrograph.name not in collection.picks)
+    for micrograph in labelled_first[:MOST_PAGES]:
         try:
             image = recipe.prepare(read_image(micrograph, config.data.reading()))
         except (InputError, OSError) as error:
@@ -66,12 +64,13 @@ def inspect(config: "RunConfig", out: str | Path) -> Iterator[Record]:
 def train(config: "RunConfig", out: str | Path, *, stop: threading.Event | None = None) -> Iterator[Record]:
     """Learn to pick from labelled micrographs and leave a run folder; go on where an earlier call was stopped."""
     from verglas.doctor import examined, examined_run
+    from verglas.reporting import lacks_report, trained_summary
     from verglas.train import train as learn
 
     collected = _collect(config)
     yield from _said(collected)
     folder, collection, before = Path(out), collected.collection, list["Said"]()
-    if not _lacks_report(folder, config):
+    if not lacks_report(folder, config):
         before = list(examined(collection, config))
         yield from _faults(before)
         end: Record | None = None
@@ -81,7 +80,7 @@ def train(config: "RunConfig", out: str | Path, *, stop: threading.Event | None 
             return
     told = {one.code for one in _faults(before)}
     yield from (one for one in _faults(examined_run(folder, collection, known=before)) if one.code not in told)
-    yield _trained_summary(folder, collection)
+    yield trained_summary(folder, collection)
 
 
 def doctor(
@@ -103,6 +102,7 @@ def doctor(
         Names of the checks to ask; by default all but slow ones. ``slow`` adds those.
     """
     from verglas.doctor import examined, examined_run, in_short
+    from verglas.reporting import trained_summary
     from verglas.runs import Run
 
     if config is None:
@@ -117,7 +117,7 @@ def doctor(
         found.append(record)
         yield record
     if run is not None and (Path(run) / "report.html").exists():
-        _trained_summary(Path(run), collection)
+        trained_summary(Path(run), collection)
     yield Summary(in_short(found))
 
 
@@ -274,6 +274,7 @@ def demo(out: str | Path, *, seed: int = 0, stop: threading.Event | None = None)
     """Simulate a small data set, learn from two labelled micrographs, pick the rest and hold it to the truth."""
     from verglas.config import DataSettings, RunConfig
     from verglas.evaluate import to_json
+    from verglas.reporting import picking_report
     from verglas.simulate import DEMO, Simulator
 
     out = Path(out)
@@ -300,7 +301,7 @@ def demo(out: str | Path, *, seed: int = 0, stop: threading.Event | None = None)
         return
     evaluation = evaluate(picks, out / "test-labels")
     figures = to_json(evaluation)
-    path, picture = _picking_report(run, files[2:], picks, out / "test-labels", evaluation)
+    path, picture = picking_report(run, files[2:], picks, out / "test-labels", evaluation)
     keys = ("ap", "f1", "precision", "recall", "threshold", "n_labels", "n_picks")
     yield Summary({**{key: figures[key] for key in keys}, "report": str(path), "picture": str(picture)})
 
@@ -378,11 +379,6 @@ def _faults(said: "Iterable[Said]") -> Iterator[Checked]:
     return (one for one in said if isinstance(one, Checked) and one.verdict in ("warn", "fail"))
 
 
-def _first(micrographs: Sequence[Micrograph], picks: Mapping[str, Picks]) -> list[Micrograph]:
-    """Return the first few micrographs, those with labels before the others."""
-    return sorted(micrographs, key=lambda micrograph: micrograph.name not in picks)[:MOST_PAGES]
-
-
 def _threshold(run: str | Path, threshold: float | None, precision: float | None) -> tuple[float, str]:
     """Return the threshold that counts, and in words how it was chosen."""
     from verglas.runs import Run
@@ -414,60 +410,3 @@ def _pick_key(picker: "Picker", micrographs: Sequence[Micrograph], maps: str | P
         about = micrograph.path.stat()
         digest.update(f"{micrograph.path} {about.st_size} {about.st_mtime_ns}\n".encode())
     return digest.hexdigest()
-
-
-def _pages(run: Path, micrographs: Sequence[Micrograph], picks: PickSet, labels: Mapping[str, Picks]) -> "list[Page]":
-    """Return micrographs as a report shows them."""
-    from verglas.picker import Picker
-    from verglas.report import Page
-
-    picker, by_name, pages = Picker.load(run), picks.by_name(), []
-    for micrograph in micrographs:
-        image = picker.prepare(micrograph)
-        found = by_name.get(micrograph.name, nothing(micrograph.name))
-        pages.append(Page(micrograph.name, image, found, labels.get(micrograph.name), picker.probability(image)))
-    return pages
-
-
-def _lacks_report(folder: Path, config: "RunConfig") -> bool:
-    """Tell whether a training of these settings ended, and was interrupted before its report was written."""
-    from verglas.runs import Run
-
-    ended = (folder / "model.json").exists() and not (folder / "report.html").exists()
-    return ended and Run(folder).config == config
-
-
-def _trained_summary(folder: Path, collection: Collection) -> Summary:
-    """Write the report of a finished training, with the held-out micrographs as its pictures; sum it up."""
-    from verglas.report import write_report
-    from verglas.runs import Run
-
-    run = Run.open(folder)
-    candidates, truth = run.validation()
-    shown = [collection.by_name()[name] for name in truth][:MOST_PAGES]
-    path = write_report(run, _pages(folder, shown, candidates, truth), validation=(candidates, truth))
-    point, known = run.operating_point(), run.facts()
-    keys = ("steps", "best_step", "seconds", "validation_ap", "device", "precision")
-    return Summary({"run": str(folder), **{key: known[key] for key in keys}} | {
-        "threshold": point.threshold, "threshold_interval": point.interval, "threshold_how": point.how,
-        "validation_f1": point.f1, "validation_precision": point.precision, "validation_recall": point.recall,
-        "validation": run.split()["how"], "report": str(path),
-    })  # fmt: skip
-
-
-def _picking_report(
-    run: Path, files: Sequence[Path], picks: Path, labels: Path, evaluation: Evaluation
-) -> tuple[Path, Path]:
-    """Write the report of a run with its figures on labelled micrographs, and one picture beside it."""
-    from verglas.io.collections import find_micrographs
-    from verglas.io.picks import read_picks
-    from verglas.report import overlay_file, write_report
-    from verglas.runs import Run
-
-    found, truth = read_picks(picks), read_picks(labels).by_name()
-    pages = _pages(run, find_micrographs(files).micrographs[:MOST_PAGES], found, truth)
-    opened = Run.open(run)
-    path = write_report(opened, pages, evaluation=evaluation, validation=opened.validation())
-    return path, overlay_file(
-        run / "picture.png", pages[0], threshold=found.threshold, diameter_px=opened.facts()["diameter_px"]
-    )
