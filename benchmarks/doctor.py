@@ -189,7 +189,7 @@ def _real(folder: Path, work: Path, cell: dict[str, Any]) -> Case:
         images[name].parent.mkdir(parents=True, exist_ok=True)
         with Pillow.open(source / "images" / f"{name}.png") as file:
             file.save(images[name])
-        labels[name] = np.loadtxt(source / "coords" / f"{name}.csv", delimiter=",", skiprows=1, ndmin=2)[:, :2]
+        labels[name] = np.loadtxt(source / "coords" / f"{name}.csv", delimiter=",", skiprows=1, ndmin=2, usecols=(0, 1))
     return Case(labels, images, read_micrograph(images[names[0]]).shape, meta["diameter_px"], rng)
 
 
@@ -207,7 +207,7 @@ def _simulated(work: Path, cell: dict[str, Any]) -> Case:
         images[path.stem].parent.mkdir(parents=True, exist_ok=True)
         Pillow.fromarray(((pixels - low) / (high - low) * 255).clip(0, 255).astype(np.uint8)).save(images[path.stem])
         truth = work / "simulated" / "truth" / f"{path.stem}.csv"
-        labels[path.stem] = np.loadtxt(truth, delimiter=",", skiprows=1, ndmin=2)[:, :2]
+        labels[path.stem] = np.loadtxt(truth, delimiter=",", skiprows=1, ndmin=2, usecols=(0, 1))
     diameter = Simulator(scene).particle.diameter_angstrom / scene.pixel_size_angstrom
     return Case(labels, images, scene.shape_px, diameter, rng)
 

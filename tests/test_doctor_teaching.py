@@ -262,9 +262,10 @@ def test_the_network_begins_at_the_share_of_positives(settings: list[str], given
     assert "means nothing" in found.sentence
 
 
-def test_with_clicks_it_begins_at_a_half(given: Callable[..., Data]) -> None:
+def test_with_clicks_it_begins_at_their_share(given: Callable[..., Data]) -> None:
     found = Init().check(given(labels_are="partial"))
-    assert (found.verdict, found.evidence["logit_of_prior"]) == ("ok", 0.0)
+    assert found.verdict == "ok"
+    assert found.evidence["logit_of_prior"] < -2
 
 
 @pytest.mark.parametrize(

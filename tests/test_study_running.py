@@ -397,7 +397,9 @@ def test_a_real_cluster_ends_a_study(toy: Path) -> None:
     if shutil.which("sbatch") is None:
         pytest.skip("no sbatch on this machine: the array job itself was not tried")
     folder = toy / "slurm"
-    *_, summary = api.study(folder, small(toy, seeds=[0, 1]), executor="slurm", cluster={"minutes": "10", "at_once": "2"})
+    *_, summary = api.study(
+        folder, small(toy, seeds=[0, 1]), executor="slurm", cluster={"minutes": "10", "at_once": "2"}
+    )
     assert isinstance(summary, Summary)
     assert all(ended(folder, task.cell) for task in tasks(small(toy, seeds=[0, 1]), folder))
     assert len(list((folder / "jobs").glob("*_submission.sh"))) == 1, "one array job"

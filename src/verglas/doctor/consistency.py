@@ -44,10 +44,14 @@ class Consistency(DataCheck):
     name = "consistency"
     question = "Does the student learn from strong views what the teacher says of the same place?"
 
-    def __init__(self, *, most_disagreement: float = 0.03, least_gradient: float = 1e-9) -> None:
+    def __init__(
+        self, *, most_disagreement: float = 0.03, least_gradient: float = 1e-9, most_drift: float = 1.33
+    ) -> None:
         # Share of the term of a student that contradicts everywhere. Every algorithm, mask and loss: below .001; with
         # CutMix rectangles left out .1 to .2, a turn or a shift of 4 px .3 to .95. Gradients of views: 5e-5 to 5e-3.
+        # Pseudo-labels of an echo hold its share of positives to 1 %, whatever the mask.
         self.most_disagreement, self.least_gradient = most_disagreement, least_gradient
+        self.most_drift = most_drift
 
     def check(self, data: Data) -> Finding:
         """Return what one step does."""
@@ -55,18 +59,18 @@ class Consistency(DataCheck):
         if not isinstance(algorithm, Consistent) or not algorithm.weight:
             return skipped(f"{algorithm.name} does not learn from unlabelled micrographs, or gives them no weight.")
         seen = self._step(data)
-        apart, masked = self._echoed(data)
+        apart, masked, drift = self._echoed(data)
         evidence: dict[str, Value] = {
             "unlabelled_term": seen.value, "teacher_gradient_norm": seen.teacher_gradient,
             "student_gradient_norm": seen.student_gradient, "least_view_gradient_norm": min(seen.view_gradients),
-            "echo_disagreement_share": apart, "masked_disagreement_share": masked,
+            "echo_disagreement_share": apart, "masked_disagreement_share": masked, "pseudo_positive_ratio": drift,
         }  # fmt: skip
-        for code, sentence, remedy in self._faults(seen, apart, masked):
+        for code, sentence, remedy in self._faults(seen, apart, masked, drift):
             return Finding("fail", sentence, evidence, code, remedy)
         return Finding("ok", "The teacher labels the weak view without a gradient, and the student learns from every "
                        f"strong view; an echo agrees with itself to {1 - apart:.0%}.", evidence)  # fmt: skip
 
-    def _faults(self, seen: Seen, apart: float, masked: float) -> Iterator[tuple[str, str, str]]:
+    def _faults(self, seen: Seen, apart: float, masked: float, drift: float) -> Iterator[tuple[str, str, str]]:
         if seen.asked and not seen.shown_weak:
             yield ("PL_PATH_MISALIGNED", "The teacher is shown something else than the weak view.",
                    "Give the teacher unlabelled.weak, as it was cut.")  # fmt: skip
@@ -85,6 +89,9 @@ class Consistency(DataCheck):
             what = what if seen.asked else "it does not depend on what the teacher says"
             yield ("NOOP_UNSUP", f"The unlabelled term teaches nothing: {what} (value {seen.value:.3g}).",
                    "Compare the student on the strong view with the teacher on the weak one.")  # fmt: skip
+        if not 1 / self.most_drift <= drift <= self.most_drift:
+            yield ("PRIOR_DRIFT", f"Pseudo-labels of a sure teacher hold {drift:.2g} times the positives that it sees.",
+                   "The prior of the mask must be the share of positives among the labels.")  # fmt: skip
         if apart > self.most_disagreement:
             yield ("VIEWS_MISALIGNED", f"Student and teacher that say the same of a place disagree to {apart:.0%}: "
                    "pseudo-label and view are of different places.",
@@ -120,11 +127,11 @@ class Consistency(DataCheck):
             distinct=quiet or all(map(bool, apart)), plain=torch.equal(as_cut.weak, unlabelled.weak),
         )  # fmt: skip
 
-    def _echoed(self, data: Data) -> tuple[float, float]:
-        """Return the term of an agreeing echo, and that of a disagreement where nothing is valid.
+    def _echoed(self, data: Data) -> tuple[float, float, float]:
+        """Return the term of an agreeing echo, that of a disagreement where nothing is valid, and a ratio of positives.
 
-        Both are shares of the term of an echo that contradicts everywhere. Labels are what the echo says, so that
-        their share of positives is that of the teacher.
+        Both terms are shares of that of an echo that contradicts everywhere. Labels are what the echo says, so that
+        their share of positives is that of the teacher, and should be that of the pseudo-labels.
         """
         how = neutral(self._how(data), overhang=0.4)
         _, unlabelled = self._batches(data, how)
@@ -140,7 +147,19 @@ class Consistency(DataCheck):
         masked = self._value(
             data, Echo(how.stem), Echo(how.stem), labelled, replace(unlabelled, strong=shown, valid=half)
         )
-        return abs(term) / max(abs(against), 1e-9), abs(masked) / max(abs(against), 1e-9)
+        drift = self._drift(data, labelled, unlabelled, float(says.mean()))
+        return abs(term) / max(abs(against), 1e-9), abs(masked) / max(abs(against), 1e-9), drift
+
+    def _drift(self, data: Data, labelled: Labelled, unlabelled: Unlabelled, share: float) -> float:
+        """Return how many times the positives of an echo its pseudo-labels hold, of those that count."""
+        algorithm, echo = data.algorithm, Echo(self._how(data).stem)
+        with torch.no_grad():
+            algorithm.step(echo, echo, labelled, unlabelled, 1.0)
+            made = algorithm.pseudo_label(echo(unlabelled.weak).sigmoid())
+        if made is None or not made[1].any():
+            return 1.0
+        label, weight = made
+        return float((label * weight).sum() / weight.sum()) / max(share, 1e-6)
 
     def _value(
         self, data: Data, teacher: Network, student: Network, labelled: Labelled, unlabelled: Unlabelled

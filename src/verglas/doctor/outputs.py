@@ -35,6 +35,12 @@ def _no_skill(s: Seen) -> bool:
 
 _RIGHT = "Particles are told from background (pixel AP {pixel_ap:.2f}, guessing has {prior:.2f})"
 _BLIND = "The output does not tell particles from background"
+_COLLAPSED = (
+    _BLIND + ": AP {pixel_ap:.2f}, guessing has {prior:.2f}; F1 {best_f1:.2f} at best, {trivial_f1:.2f} by calling all "
+    "particle. F1 at .5 is {f1_half:.2f}, which tells nothing: a constant output has 0 if it lies below .5, and "
+    "{trivial_f1:.2f} if above. This is a collapse, and no threshold helps."
+)
+_LOOK = "verglas inspect: are the labels on the particles? Then verglas doctor check overfit."
 
 KINDS: tuple[Kind, ...] = (
     Kind("fail", "DIVERGED", lambda s: s["finite"] == 0, "The output is not a number.", "--set train.rate=0.001"),
@@ -45,15 +51,11 @@ KINDS: tuple[Kind, ...] = (
          "Maps of different micrographs are nearly the same (correlation {map_correlation:.2f}, share of variance "
          "between micrographs {map_variance_between:.2f}): the output hardly depends on what is shown. This is a "
          "collapse, and no threshold helps.", "verglas doctor check norm_parity, then bn_mode", 50),
-    Kind("fail", "NO_SKILL", _no_skill,
-         _BLIND + ": AP {pixel_ap:.2f}, guessing has {prior:.2f}; F1 {best_f1:.2f} at best, {trivial_f1:.2f} by "
-         "calling all particle. F1 at .5 is {f1_half:.2f}, which tells nothing: a constant output has 0 if it lies "
-         "below .5, and {trivial_f1:.2f} if above. This is a collapse, and no threshold helps.",
-         "verglas inspect: are the labels on the particles? Then verglas doctor check overfit.", 300),
+    Kind("fail", "NO_SKILL", lambda s: s["logit_sd"] < CONSTANT and s["pixel_ap"] >= 0, _COLLAPSED, _LOOK, 50),
+    Kind("fail", "NO_SKILL", _no_skill, _COLLAPSED, _LOOK, 300),
     Kind("fail", "NO_SKILL", lambda s: "pixel_ap" not in s and s["auc"] < 0.55,
          _BLIND + ": held-out clicks rank no higher than places that nobody looked at (AUC {auc:.2f}, guessing has "
-         ".50).",
-         "verglas inspect: are the labels on the particles? Then verglas doctor check overfit.", 300),
+         ".50).", _LOOK, 300),
     Kind("warn", "MISCALIBRATED", lambda s: s["skill"] >= 0.2 and s["badly_cut"] > 0,
          _RIGHT + ", but the threshold in use, {threshold:.2f}, gives F1 {pick_f1:.2f} where {best_threshold:.2f} "
          "would give {best_pick_f1:.2f}. This is a matter of the threshold, no collapse.",
