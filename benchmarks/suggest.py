@@ -34,8 +34,9 @@ from verglas.config import DataSettings, RunConfig
 from verglas.evaluate import to_json
 from verglas.io.collections import find_micrographs
 from verglas.picker import Picker
+from verglas.records import Suggested
 from verglas.runs import Run
-from verglas.suggest import Suggested, suggestions
+from verglas.suggest import suggestions
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "suggest.jsonl"
@@ -143,7 +144,7 @@ def _suggested(run: Path, images: Path, labelled: list[str], pool: list[str]) ->
     known, free = (find_micrographs([images / f"{n}.png" for n in names]).micrographs for names in (labelled, pool))
     records = suggestions(Run.open(run), Picker.load(run), known, free, most=1)
     first = next(record for record in records if isinstance(record, Suggested))
-    return json.loads(first.to_json())
+    return {key: value for key, value in json.loads(first.to_json()).items() if key not in ("kind", "rank", "path")}
 
 
 def _rows() -> list[dict[str, Any]]:

@@ -10,19 +10,19 @@ import pytest
 import torch
 
 from toy import PIXEL_SIZE, SIDE, blobs
+from verglas import api
 from verglas.errors import InputError
 from verglas.io.collections import find_micrographs
 from verglas.io.micrographs import write_mrc
 from verglas.model import Shape, UNet
 from verglas.operating import OperatingPoint
 from verglas.picker import Picker
-from verglas.records import Failed, Note, Picked, Record
+from verglas.records import Failed, Note, Picked, Record, Suggested, Summary
 from verglas.runs import Run
 from verglas.suggest import (
     VIEWS,
     Judge,
     Seen,
-    Suggested,
     _trimmed,
     _view,
     features,
@@ -119,15 +119,15 @@ def test_features_are_mean_and_spread_of_the_deepest_level() -> None:
     assert np.allclose(features(network, image(data), "float32"), expected, atol=1e-5)
 
 
-def test_chances_are_calibrated_on_the_held_out_labels(toy: tuple[Run, Picker, tuple[Micrograph, ...]]) -> None:
-    run, _, _ = toy
-    judge = Judge.of(run)
-    scores = np.linspace(0.01, 0.99, 20)
-    assert (np.diff(judge.chance(scores)) > 0).all()
-    assert judge.chance(np.array([0.0, 1.0])).tolist() == pytest.approx([0, 1], abs=0.2)
+def test_chances_are_calibrated_on_the_held_out_labels(trained: Path) -> None:
+    run = Run.open(trained / "run")
     candidates, truth = run.validation()
-    right = sum(len(picks) for picks in truth.values())
-    assert sum(judge.chance(p.score).sum() for p in candidates) == pytest.approx(right, rel=0.25)
+    boasting = [replace(p, score=20 * p.score / (1 + 19 * p.score)) for p in candidates]
+    run.write_validation(replace(candidates, picks=tuple(boasting)), truth)
+    judge, labels = Judge.of(run), sum(map(len, truth.values()))
+    assert sum(p.score.sum() for p in boasting) > 1.3 * labels
+    assert sum(judge.chance(p.score).sum() for p in boasting) == pytest.approx(labels, rel=0.15)
+    assert (np.diff(judge.chance(np.linspace(0.01, 0.99, 20))) > 0).all()
 
 
 def test_partial_labels_calibrate_nothing(trained: Path) -> None:
@@ -140,12 +140,13 @@ def test_partial_labels_calibrate_nothing(trained: Path) -> None:
 def test_wrong_decisions_are_counted_by_the_threshold(toy: tuple[Run, Picker, tuple[Micrograph, ...]]) -> None:
     _, picker, micrographs = toy
     picks = picker.pick(micrographs[3].path)
-    point = OperatingPoint(0.5, "", 1, 1, 1, (0.3, 0.6), 1, 1)
-    one = look(picker, Judge(point), micrographs[3])
-    counts = picks.score >= 0.5
+    low, threshold, high = np.quantile(picks.score, (0.2, 0.7, 0.9)).tolist()
+    one = look(picker, Judge(OperatingPoint(threshold, "", 1, 1, 1, (low, high), 1, 1)), micrographs[3])
+    counts = picks.score >= threshold
     assert (one.candidates, one.counted) == (len(picks), counts.sum())
-    assert one.close == ((picks.score >= 0.3) & (picks.score <= 0.6)).sum()
+    assert one.close == ((picks.score >= low) & (picks.score <= high)).sum()
     assert one.wrong == pytest.approx((1 - picks.score)[counts].sum() + picks.score[~counts].sum(), rel=1e-4)
+    assert one.decisions == pytest.approx(counts.sum() + picks.score.sum(), rel=1e-4)
 
 
 @pytest.mark.parametrize("side", [64, 65])
@@ -154,7 +155,8 @@ def test_a_view_is_turned_back_to_where_it_was(side: int, view: tuple[int, bool]
     trimmed = _trimmed(image(np.random.default_rng(0).random((side, side + 7))), 2)
 
     def skewed(prepared: Image) -> Image:
-        return replace(prepared, data=prepared.data * np.linspace(0, 1, prepared.data.shape[1]))
+        h, w = prepared.data.shape
+        return replace(prepared, data=prepared.data * np.linspace(0, 1, h)[:, None] * np.linspace(0, 1, w))
 
     assert np.array_equal(_view(lambda prepared: prepared, trimmed, *view), trimmed.data)
     assert not np.allclose(_view(skewed, trimmed, *view), skewed(trimmed).data)
@@ -226,3 +228,20 @@ def test_the_table_holds_what_the_records_hold(tmp_path: Path) -> None:
     assert [row["micrograph"] for row in rows] == [one.micrograph for one in suggested]
     assert [float(row["novelty"]) for row in rows] == [one.novelty for one in suggested]
     assert [row["reason"] for row in rows] == [one.reason for one in suggested]
+
+
+def test_the_verb_ranks_what_the_training_has_no_labels_of_and_writes_the_table(
+    trained_once: Path, tmp_path: Path
+) -> None:
+    *records, last = api.suggest(trained_once / "run", out=tmp_path / "next.csv", most=2)
+    assert names(records) == [
+        row["micrograph"] for row in csv.DictReader((tmp_path / "next.csv").read_text().splitlines())
+    ]
+    assert set(names(records)) < {"m2", "m3", "m4"}
+    assert isinstance(last, Summary)
+    assert [one["micrograph"] for one in last.facts["suggested"]] == names(records)
+
+
+def test_labelled_micrographs_among_those_given_are_not_suggested(trained_once: Path, tmp_path: Path) -> None:
+    given = [trained_once / "mics" / f"m{i}.mrc" for i in (0, 3)]
+    assert names(list(api.suggest(trained_once / "run", given, tmp_path / "next.csv"))) == ["m3"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from verglas.errors import InputError
 from verglas.io._base import FormatOptions, write_text
-from verglas.records import Checked, Failed, Note, Picked, Record, Summary, Trained, Written
+from verglas.records import Checked, Failed, Note, Picked, Record, Suggested, Summary, Trained, Written
 from verglas.types import Collection, Evaluation, Micrograph, PickSet, nothing
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from verglas.simulate import Scene
     from verglas.study import Study
 
-__all__ = ["demo", "doctor", "evaluate", "export", "inspect", "pick", "simulate", "study", "train"]
+__all__ = ["demo", "doctor", "evaluate", "export", "inspect", "pick", "simulate", "study", "suggest", "train"]
 
 
 def simulate(folder: str | Path, scene: "Scene", *, micrographs: int, seed: int = 0) -> Iterator[Record]:
@@ -195,6 +195,57 @@ def pick(
         "candidates": sum(row["candidates"] for row in file.done), "threshold": chosen, "threshold_how": how,
         "seconds": seconds, "micrographs_per_second": picked / seconds if seconds else None,
         "device": str(picker.device), "precision": picker.precision,
+    })  # fmt: skip
+
+
+def suggest(
+    run: str | Path,
+    micrographs: Sequence[str | Path] = (),
+    out: str | Path = "suggest.csv",
+    *,
+    most: int = 20,
+    device: str = "auto",
+    stop: threading.Event | None = None,
+) -> Iterator[Record]:
+    """Rank micrographs without labels by what labelling them next would teach a trained run.
+
+    Parameters
+    ----------
+    micrographs
+        To choose from; by default those of the training that have no labels.
+    out
+        The table to write, ``.csv``.
+    most
+        How many are ranked; all are looked at.
+    """
+    from verglas.holdout import training_names
+    from verglas.io.collections import find_micrographs
+    from verglas.materials import unlabelled_names
+    from verglas.picker import Picker
+    from verglas.runs import Run
+    from verglas.suggest import suggestions, write_csv
+    from verglas.train import resolved_device
+
+    opened = Run.open(run)
+    collected = _collect(opened.config)
+    yield from _said(collected)
+    collection, known = collected.collection, collected.collection.by_name()
+    pool = [known[name] for name in unlabelled_names(collection)]
+    if micrographs:
+        found = find_micrographs(micrographs, pixel_size_angstrom=opened.config.data.pixel_size_angstrom)
+        yield from _said(found)
+        pool = [micrograph for micrograph in found.micrographs if micrograph.name not in collection.picks]
+    labelled = [known[name] for name in training_names(collection)]
+    suggested, picker = list[Suggested](), Picker.load(run, device=resolved_device(device))
+    for record in suggestions(opened, picker, labelled, pool, most=most, stop=stop):
+        suggested += [record] if isinstance(record, Suggested) else []
+        yield record
+    if not suggested:
+        raise InputError(out, "micrographs", found=f"none of {len(pool)} that can be picked", expected="one or more")
+    write_csv(out, suggested)
+    yield Summary({
+        "table": str(out), "labelled": len(labelled), "without_labels": len(pool),
+        "suggested": [json.loads(record.to_json()) for record in suggested],
     })  # fmt: skip
 
 

@@ -267,6 +267,20 @@ def pick(
 
 
 @app.command()
+def suggest(
+    run: Path,
+    micrographs: Micrographs = None,
+    out: Annotated[Path, typer.Option(help="The table to write, .csv.")] = Path("suggest.csv"),
+    most: Annotated[int, typer.Option(min=1, help="How many to rank; all are looked at.")] = 20,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rank micrographs without labels by what labelling them next would teach."""
+    with stop_on_signal() as stop:
+        _show(api.suggest(run, micrographs or [], out, most=most, device=device or "auto", stop=stop), as_json, stop)
+
+
+@app.command()
 def evaluate(
     picks: Path,
     labels: Annotated[Path, typer.Option(help="Labels to hold the picks to: a folder or a file.")],

@@ -15,7 +15,7 @@ from verglas import records
 def show(stream: Iterator[records.Record], as_json: bool) -> int:
     """Draw records as they come; print the summary, as JSON if asked. Return how many micrographs failed."""
     console = Console(stderr=True)
-    failed, summary = 0, None
+    failed, summary, suggested = 0, None, list[records.Suggested]()
     with _Bars(console) as bars:
         for record in stream:
             match record:
@@ -29,6 +29,8 @@ def show(stream: Iterator[records.Record], as_json: bool) -> int:
                     console.print(f"[yellow]{verdict}[/] ({code}) at step {step}{done}. {escape(sentence)}")
                 case records.Checked():
                     _print_finding(console, record)
+                case records.Suggested():
+                    suggested.append(record)
                 case records.Summary():
                     summary = record
                 case _:
@@ -38,7 +40,8 @@ def show(stream: Iterator[records.Record], as_json: bool) -> int:
     if summary is not None and as_json:
         print(json.dumps(records.plain(summary.facts), allow_nan=False))
     elif summary is not None:
-        _print_facts(summary.facts)
+        _print_suggested(suggested)
+        _print_facts({key: value for key, value in summary.facts.items() if key != "suggested"})
     return failed
 
 
@@ -176,6 +179,16 @@ class _Bars:
         if name not in self.tasks:
             self.tasks[name] = self.progress.add_task(name, total=total, note=note)
         self.progress.update(self.tasks[name], completed=done, total=total, note=note)
+
+
+def _print_suggested(suggested: Sequence[records.Suggested]) -> None:
+    console = Console()
+    if suggested:
+        console.print("[bold]To be labelled next[/], with uncertainty, disagreement, novelty")
+    for one in suggested:
+        numbers = "  ".join(f"{value:.3f}" for value in (one.uncertainty, one.disagreement, one.novelty))
+        console.print(f"{one.rank:3}. {numbers}  [bold]{escape(one.micrograph)}[/]", highlight=False, soft_wrap=True)
+        console.print(f"     [dim]{escape(one.reason)}[/]", highlight=False, soft_wrap=True)
 
 
 def _print_facts(facts: Any) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -20,6 +21,8 @@ from verglas.predict import Precision, at_precision, probability
 from verglas.preprocess import Preprocess
 from verglas.runs import Run
 from verglas.types import Image, Micrograph, Picks
+
+T = TypeVar("T")
 
 AHEAD = 1
 """Micrographs that may be done before they are asked for, beyond those in work; memory holds no more."""
@@ -64,16 +67,22 @@ class Picker:
         return self.search(micrograph).picks
 
     def pick_all(self, micrographs: Sequence[Micrograph]) -> Iterator[tuple[Micrograph, "Searched | Exception"]]:
-        """Yield what was found on each micrograph in turn, or why nothing could be.
+        """Yield what was found on each micrograph in turn, or why nothing could be."""
+        return self.each(self.search, micrographs)
+
+    def each(
+        self, work: Callable[[Micrograph], T], micrographs: Sequence[Micrograph]
+    ) -> Iterator[tuple[Micrograph, T | Exception]]:
+        """Yield what ``work`` makes of each micrograph in turn, or why it makes nothing.
 
         On a CPU each core takes a micrograph of its own from file to picks: reading, resizing, the network and the
         search for peaks overlap, and no core waits for another. Memory holds a few micrographs, however many come.
         """
         workers = min(torch.get_num_threads(), MOST_WORKERS) if self.device.type == "cpu" else 2
         with _single_threaded(self.device):
-            for micrograph, searched in _ahead(self.search, micrographs, workers):
+            for micrograph, made in _ahead(work, micrographs, workers):
                 try:
-                    yield micrograph, searched.result()
+                    yield micrograph, made.result()
                 except (InputError, OSError, ValueError) as error:  # a bad file must not end a batch
                     yield micrograph, error
 
@@ -119,8 +128,8 @@ def _single_threaded(device: torch.device) -> Iterator[None]:
 
 
 def _ahead(
-    work: Callable[[Micrograph], Searched], items: Sequence[Micrograph], workers: int
-) -> Iterator[tuple[Micrograph, Future[Searched]]]:
+    work: Callable[[Micrograph], T], items: Sequence[Micrograph], workers: int
+) -> Iterator[tuple[Micrograph, Future[T]]]:
     """Yield each item with its work, which ``workers`` threads do a few items ahead."""
     with ThreadPoolExecutor(workers) as pool:
         waiting = iter(items)

@@ -170,6 +170,22 @@ class Studied(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Suggested(Record):
+    """A micrograph worth labelling: its rank, the three numbers and why; see ``suggest.ranking``."""
+
+    kind: ClassVar[str] = "suggested"
+    rank: int
+    micrograph: str
+    path: str
+    uncertainty: float
+    disagreement: float
+    novelty: float
+    candidates: int
+    counted: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Summary(Record):
     """The end of a verb: its key facts."""
 

@@ -9,8 +9,8 @@ import io
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from verglas.operating import OperatingPoint
 from verglas.pick import disc_mean
 from verglas.picker import Picker
 from verglas.predict import LARGEST_WHOLE, Precision, autocast
-from verglas.records import Failed, Note, Picked, Record
+from verglas.records import Failed, Note, Picked, Record, Suggested
 from verglas.runs import Run
 from verglas.tiles import cut
 from verglas.types import Image, Micrograph
@@ -41,22 +41,6 @@ RADIUS = 0.5
 
 REMARKABLE = 2 / 3
 """Share of the micrographs that one must exceed in one of the numbers for it to be given as a reason."""
-
-
-@dataclass(frozen=True, slots=True)
-class Suggested(Record):
-    """A micrograph worth labelling: its rank, why, and the three numbers; see ``suggest``."""
-
-    kind: ClassVar[str] = "suggested"
-    rank: int
-    micrograph: str
-    path: str
-    uncertainty: float
-    disagreement: float
-    novelty: float
-    candidates: int
-    counted: int
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,18 +116,17 @@ def suggestions(
             remedy="Give --micrographs: files, folders or patterns of micrographs to choose from.",
         )  # fmt: skip
     judge, seen, known = Judge.of(run), list[Seen](), list[Float[np.ndarray, " f"]]()
-    for micrograph in labelled:
-        try:
-            known.append(features(picker.network, picker.prepare(micrograph), picker.precision))
-        except (InputError, OSError, ValueError) as error:
-            yield Failed(str(micrograph.path), str(error))
-    for done, micrograph in enumerate(pool, 1):
-        try:
-            seen.append(look(picker, judge, micrograph))
-        except (InputError, OSError, ValueError) as error:
-            yield Failed(str(micrograph.path), str(error))
+    for micrograph, vector in picker.each(partial(_described, picker), labelled):
+        if isinstance(vector, Exception):
+            yield Failed(str(micrograph.path), str(vector))
+        else:
+            known.append(vector)
+    for done, (micrograph, one) in enumerate(picker.each(partial(look, picker, judge), pool), 1):
+        if isinstance(one, Exception):
+            yield Failed(str(micrograph.path), str(one))
             continue
-        yield Picked(micrograph.name, done, len(pool), seen[-1].candidates, seen[-1].counted)
+        seen.append(one)
+        yield Picked(micrograph.name, done, len(pool), one.candidates, one.counted)
         if stop is not None and stop.is_set():
             yield Note(f"stopped: only the first {done} of {len(pool)} micrographs are ranked", warning=True)
             break
@@ -170,6 +153,10 @@ def look(picker: Picker, judge: Judge, micrograph: Micrograph) -> Seen:
         wrong=float(np.where(counts, 1 - chance, chance).sum()),
         turning=float(np.abs(seen - seen.mean(axis=0)).mean(axis=0).sum()),
     )  # fmt: skip
+
+
+def _described(picker: Picker, micrograph: Micrograph) -> Float[np.ndarray, " f"]:
+    return features(picker.network, picker.prepare(micrograph), picker.precision)
 
 
 def features(network: UNet, image: Image, precision: Precision) -> Float[np.ndarray, " f"]:
