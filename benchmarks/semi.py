@@ -175,6 +175,7 @@ def _table(rows: list[dict[str, Any]], options: argparse.Namespace) -> Iterator[
     chosen = {
         (r["set"], r[kind], r["algorithm"], r["pool"], r["draw"]): r for r in rows
         if r["on"] == options.on and r["settings"] == sorted(options.set) and kind in r
+        and r["pool"] in ("none", *options.pools.split(","))
     }  # fmt: skip
     headings = ["data", kind, "algorithm", "pool", "draws", "AP .5 D", "gain (95 % interval)", "F1 .5 D", "AP .3 D",
                 "gain .3 D", "F1 .3 D", "s"]  # fmt: skip
