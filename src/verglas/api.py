@@ -1,9 +1,7 @@
 """The verbs. Long ones are iterators of records and do no work before the first record is asked for."""
 
-import hashlib
 import json
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from verglas.errors import InputError
 from verglas.io._base import FormatOptions, write_text
-from verglas.records import Checked, Failed, Note, Picked, Record, Suggested, Summary, Trained, Written
-from verglas.types import Collection, Evaluation, Micrograph, PickSet, nothing
+from verglas.records import Checked, Failed, Note, Record, Suggested, Summary, Trained, Written
+from verglas.types import Collection, Evaluation, nothing
 
 if TYPE_CHECKING:
     from verglas.config import RunConfig
     from verglas.doctor import Said
     from verglas.io.collections import Collected, Found
-    from verglas.picker import Picker
     from verglas.simulate import Scene
     from verglas.study import Study
 
@@ -144,58 +141,19 @@ def pick(
     maps
         A folder for the probability maps, which ``evaluate`` can take for pixel figures.
     """
-    from verglas.data import Stored
     from verglas.io.collections import find_micrographs
-    from verglas.io.pickfile import PickFile
     from verglas.picker import Picker
+    from verglas.picking import pick_into, threshold_of
     from verglas.train import resolved_device
 
     if not micrographs:
         raise InputError("--micrographs", "micrographs", found="none", expected="files, folders or patterns")
-    chosen, how = _threshold(run, threshold, expected_precision)
+    chosen, how = threshold_of(run, threshold, expected_precision)
     picker = Picker.load(run, device=resolved_device(device))
     told = pixel_size_angstrom or picker.config.data.pixel_size_angstrom
     found = find_micrographs(micrographs, pixel_size_angstrom=told)
     yield from _said(found)
-    total, failed, began = len(found.micrographs), dict[str, str](), time.perf_counter()
-    failed.update((str(failure.path), failure.reason) for failure in found.failures)
-    with PickFile(out, _pick_key(picker, found.micrographs, maps)) as file:
-        earlier = {row["name"] for row in file.done}
-        if earlier:
-            yield Note(f"goes on after {len(earlier)} of {total} micrographs")
-        todo = [micrograph for micrograph in found.micrographs if micrograph.name not in earlier]
-        for micrograph, result in picker.pick_all(todo):
-            if isinstance(result, Exception):
-                failed[str(micrograph.path)] = str(result)
-                yield Failed(str(micrograph.path), str(result))
-            else:
-                if maps is not None:
-                    Stored.write(Path(maps), micrograph.name, result.probability)
-                file.add(result.picks, micrograph.shape)
-                counted = len(result.picks.above(chosen))
-                yield Picked(micrograph.name, len(file.done), total, len(result.picks), counted)
-            if stop is not None and stop.is_set():
-                yield Note("stopped: repeat the command to go on", warning=True)
-                return
-        if not file.done:
-            raise InputError(
-                out, "picks", found=f"none: all {total} micrographs failed", expected="one that can be picked",
-                remedy=f"The first reason: {next(iter(failed.values()))}",
-            )  # fmt: skip
-        seconds, picked = time.perf_counter() - began, len(file.done) - len(earlier)
-        path = file.finish(
-            PickSet(
-                (), threshold=chosen, threshold_how=how, diameter_px=picker.recipe.diameter_px,
-                pixel_size_angstrom=picker.pixel_size_angstrom,
-            )
-        )  # fmt: skip
-    _write_failed(path.with_suffix(".failed.jsonl"), failed)
-    yield Summary({
-        "picks": str(path), "micrographs": len(file.done), "failed": len(failed),
-        "candidates": sum(row["candidates"] for row in file.done), "threshold": chosen, "threshold_how": how,
-        "seconds": seconds, "micrographs_per_second": picked / seconds if seconds else None,
-        "device": str(picker.device), "precision": picker.precision,
-    })  # fmt: skip
+    yield from pick_into(out, picker, found, chosen, how, maps=maps, stop=stop)
 
 
 def suggest(
@@ -428,36 +386,3 @@ def _said(collected: "Collected | Found") -> Iterator[Record]:
 def _faults(said: "Iterable[Said]") -> Iterator[Checked]:
     """Yield the findings that warn or fail."""
     return (one for one in said if isinstance(one, Checked) and one.verdict in ("warn", "fail"))
-
-
-def _threshold(run: str | Path, threshold: float | None, precision: float | None) -> tuple[float, str]:
-    """Return the threshold that counts, and in words how it was chosen."""
-    from verglas.runs import Run
-
-    opened = Run.open(run)
-    if threshold is not None and precision is not None:
-        raise InputError("pick", "threshold", found="--threshold and --expected-precision", expected="one of them")
-    if threshold is not None:
-        return threshold, "given by the user"
-    point = opened.operating_point() if precision is None else opened.operating_point_for(precision)
-    return point.threshold, point.how
-
-
-def _write_failed(path: Path, failed: Mapping[str, str]) -> None:
-    """Write which micrographs could not be used and why; nothing where all could."""
-    if failed:
-        write_text(path, "".join(json.dumps({"path": name, "reason": why}) + "\n" for name, why in failed.items()))
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _pick_key(picker: "Picker", micrographs: Sequence[Micrograph], maps: str | Path | None) -> str:
-    """Identify what a pick file depends on: settings, model, and the micrographs as they are on disk."""
-    settings = str(maps), picker.recipe.hash, picker.config.search, picker.config.data.reading()
-    digest = hashlib.blake2b(repr(settings).encode(), digest_size=8)
-    for tensor in picker.network.state_dict().values():
-        digest.update(tensor.cpu().numpy().tobytes())
-    for micrograph in micrographs:
-        about = micrograph.path.stat()
-        digest.update(f"{micrograph.path} {about.st_size} {about.st_mtime_ns}\n".encode())
-    return digest.hexdigest()

@@ -13,6 +13,25 @@ import typer
 from verglas import __version__, api
 from verglas.console import complain, print_evaluation, show, show_diagnosis
 from verglas.errors import InputError
+from verglas.options import (
+    Algorithm,
+    AsJson,
+    BoxPx,
+    Config,
+    CsY,
+    Device,
+    DiameterAngstrom,
+    DiameterPx,
+    Gaps,
+    Labels,
+    LabelsAre,
+    Micrographs,
+    MicrographsStar,
+    PixelSize,
+    Set,
+    Slow,
+    Strict,
+)
 from verglas.records import Record
 
 app = typer.Typer(
@@ -40,35 +59,6 @@ app.add_typer(study, name="study")
 NO, BAD_INPUT, PARTIAL, OUT_OF_MEMORY, INTERRUPTED = 1, 3, 4, 5, 130
 
 _OUT_OF_MEMORY = "out of memory", "allocate memory"  # torch on a GPU, and on a CPU
-
-Micrographs = Annotated[
-    list[str] | None,
-    typer.Option("--micrographs", "-m", help="Files, folders, quoted patterns, or a text or STAR list; repeatable."),
-]
-Labels = Annotated[
-    str | None, typer.Option(help="A folder with a file per micrograph (same name), or one file for all.")
-]
-LabelsAre = Annotated[
-    Literal["complete", "partial"] | None, typer.Option(help="Is every particle of a labelled micrograph labelled?")
-]
-DiameterPx = Annotated[
-    float | None, typer.Option(help="Diameter of the particle in pixels of the micrographs on disk.")
-]
-DiameterAngstrom = Annotated[float | None, typer.Option(help="Diameter of the particle in Å; needs a pixel size.")]
-PixelSize = Annotated[float | None, typer.Option(help="Å per pixel; overrules what the files say.")]
-Config = Annotated[Path | None, typer.Option(help="A TOML file of settings; options on the command line overrule it.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting, as section.key=value; repeatable.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-MicrographsStar = Annotated[
-    Path | None, typer.Option(help="RELION's file of the micrographs, whose names relion-folder then uses.")
-]
-Algorithm = Annotated[str | None, typer.Option(help="How to learn; see the manual for a list.")]
-Gaps = Annotated[bool, typer.Option("--gaps", help="Show results although runs are missing.")]
-Slow = Annotated[bool, typer.Option("--slow", help="Also checks that train for a while.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Leave with 1 for a warning, too.")]
-CsY = Annotated[Literal["asis", "flip"] | None, typer.Option(help="Which way y runs in cryoSPARC files; no default.")]
-BoxPx = Annotated[int | None, typer.Option(help="Side of the boxes that corner formats draw, in micrograph pixels.")]
 
 
 @app.command()
