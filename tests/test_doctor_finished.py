@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -15,6 +16,7 @@ from scipy.special import expit, logit
 from toy import configured
 from verglas import model as network
 from verglas import predict
+from verglas.doctor._base import Finding
 from verglas.doctor._kinds import Kind, first
 from verglas.doctor.bn_mode import BnMode
 from verglas.doctor.calibrate import Calibrate, Cut, binned, fitted
@@ -29,6 +31,11 @@ from verglas.types import Collection
 
 FORWARD, LOAD = predict._forward, network.load
 Shown = Callable[[torch.Tensor], torch.Tensor]
+
+
+def drawn(found: Finding) -> str:
+    """Return the figure of a finding."""
+    return found.figure() if found.figure else ""
 
 
 @contextmanager
@@ -160,7 +167,7 @@ def test_lost_statistics_are_told_and_that_measuring_anew_heals(trained):
     assert (found.verdict, found.code) == ("fail", "BN_STATS")
     assert "heals" in found.sentence
     assert found.evidence["anew_pixel_ap"] > found.evidence["running_pixel_ap"] + 0.1
-    assert "<image" in found.figure
+    assert "<image" in drawn(found)
 
 
 def test_a_recalibration_that_does_nothing_is_seen_by_batch_statistics(trained):
@@ -272,7 +279,8 @@ def test_findings_survive_json_and_leave_the_run_as_it_was(trained, check):
         before = {path: path.read_bytes() for path in outcome.run.folder.rglob("*") if path.is_file()}
         found = check().check(outcome)
         again = check().check(outcome)
-    assert found == again
+    assert replace(found, figure=None) == replace(again, figure=None)
+    assert drawn(found) == drawn(again)
     assert json.loads(json.dumps(dict(found.evidence), allow_nan=False))
     assert before == {path: path.read_bytes() for path in (trained / "run").rglob("*") if path.is_file()}
 

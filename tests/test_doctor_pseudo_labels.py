@@ -25,6 +25,11 @@ from verglas.ssl._base import Network
 SHAPE = ("model.width=8", "train.batch=4", "train.rate=0.01")
 
 
+def drawn(found: Finding) -> str:
+    """Return the figure of a finding."""
+    return found.figure() if found.figure else ""
+
+
 @contextmanager
 def outcome(toy: Path, *settings: str) -> Iterator[Outcome]:
     """The trained toy, as if these had been its settings."""
@@ -60,7 +65,7 @@ def test_without_pseudo_labels_the_table_is_for_information(trained: Path) -> No
     found = ask(Confidence(), trained)
     assert found.verdict == "info"
     assert found.evidence["at_0.5_kept_percent"] == 100
-    assert found.figure.startswith("<svg")
+    assert drawn(found).startswith("<svg")
 
 
 def test_the_table_of_known_beliefs() -> None:
@@ -153,7 +158,7 @@ def test_pure_pseudo_labels_are_healthy(trained: Path) -> None:
     found = ask(Purity(), trained, *filtered())
     assert found.verdict == "ok"
     assert found.evidence["validations"] == 4
-    assert found.figure.startswith("<svg")
+    assert drawn(found).startswith("<svg")
 
 
 def test_purity_needs_pseudo_labels(trained: Path) -> None:

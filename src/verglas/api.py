@@ -76,7 +76,8 @@ def train(config: "RunConfig", out: str | Path, *, stop: threading.Event | None 
         if not isinstance(end, Trained) or end.stopped:
             return
     told = {one.code for one in _faults(before)}
-    yield from (one for one in _faults(examined_run(folder, collection, known=before)) if one.code not in told)
+    after = examined_run(folder, collection, known=before, figures=False)
+    yield from (one for one in _faults(after) if one.code not in told)
     yield trained_summary(folder, collection)
 
 

@@ -61,9 +61,8 @@ def watch(
         given = np.concatenate([one.student[one.valid] for one in looked])
         found |= {"belief_mean": float(beliefs.mean()), "belief_sd": float(beliefs.std()), "prior": prior,
                   "agreement": _correlation(beliefs, given)}  # fmt: skip
-    return (
-        found | across([one.average for one in looked]) | _modes(seen, stored[0].image(), looked[0].student, precision)
-    )
+    modes = _modes(copy.deepcopy(average), stored[0].image(), looked[0].average, precision)
+    return found | across([one.average for one in looked]) | modes
 
 
 def pixel_figures(target: Bool[np.ndarray, " n"], belief: Float[np.ndarray, " n"]) -> dict[str, float]:

@@ -76,14 +76,16 @@ def examined_run(
     checks: Sequence[str] | None = None,
     slow: bool = False,
     known: Iterable[Said] = (),
+    figures: bool = True,
 ) -> Iterator[Said]:
     """Ask about a run and the data it was made from; without names of checks all that is said is kept in the run.
 
-    What is ``known`` of the data from before the training is not asked again.
+    What is ``known`` of the data from before the training is not asked again. Without ``figures`` only faults are
+    drawn: drawing takes longer than measuring.
     """
     run, said = Run.begun(folder), list[Said]()
     with opened(run, collection, run.config) as (data, outcome):
-        for one in _answers((*DATA_CHECKS, *RUN_CHECKS), checks, slow, data, outcome, known):
+        for one in _answers((*DATA_CHECKS, *RUN_CHECKS), checks, slow, data, outcome, known, figures):
             said.append(one)
             yield one
     if not checks:
@@ -109,6 +111,7 @@ def _answers(
     data: Data,
     outcome: Outcome | None,
     known: Iterable[Said] = (),
+    figures: bool = True,
 ) -> Iterator[Said]:
     named = {kind.name: kind for kind in kinds}
     for name in names or ():
@@ -118,20 +121,21 @@ def _answers(
     before, found = {one.check: one for one in known if isinstance(one, Checked)}, []
     for name, kind in named.items():
         if name in names if names else slow or not kind.slow:
-            found.append(before.get(name) or _answer(kind(), data, outcome))
+            found.append(before.get(name) or _answer(kind(), data, outcome, figures))
             yield found[-1]
     yield from diagnose(found)
 
 
-def _answer(check: Check, data: Data, outcome: Outcome | None) -> Checked:
+def _answer(check: Check, data: Data, outcome: Outcome | None, figures: bool) -> Checked:
     """Return what a check found; one that cannot be answered stops no other."""
     try:
         found = _asked(check, data, outcome)
     except (InputError, OSError, ArithmeticError, RuntimeError, ValueError) as error:
         found = skipped(f"This could not be measured: {error}")
     evidence = plain(found.evidence)
-    told = found.verdict, found.code, found.sentence, evidence, found.remedy, found.figure
-    return Checked(check.name, check.question, *told)
+    told = found.verdict, found.code, found.sentence, evidence, found.remedy
+    drawn = found.figure() if found.figure and (figures or found.verdict in ("warn", "fail")) else ""
+    return Checked(check.name, check.question, *told, drawn)
 
 
 def _asked(check: Check, data: Data, outcome: Outcome | None) -> Finding:

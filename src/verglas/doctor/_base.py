@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -20,7 +20,7 @@ class Finding:
 
     ``code`` names a fault in capitals (one of ``causes.CODES``), and is empty where there is none. ``evidence`` are the
     numbers the verdict rests on, with units in their names; ``remedy`` is the option or command that helps, and
-    ``figure`` an SVG or empty.
+    ``figure`` draws an SVG, if there is something to see.
     """
 
     verdict: Verdict
@@ -28,7 +28,7 @@ class Finding:
     evidence: Mapping[str, Value] = field(default_factory=dict)
     code: str = ""
     remedy: str = ""
-    figure: str = ""
+    figure: Callable[[], str] | None = None
 
     def __post_init__(self) -> None:
         bad = [key for key, value in self.evidence.items() if isinstance(value, float) and not math.isfinite(value)]

@@ -72,7 +72,10 @@ class BnMode(RunCheck):
             seen = seen | {"validated_pixel_ap": promised}
         if not (batch or anew):
             return Finding("ok", f"Running statistics fit. {told}", seen)
-        drawn = figures.maps([(mode, maps[mode][name]) for mode in maps])
+
+        def drawn() -> str:
+            return figures.maps([(mode, maps[mode][name]) for mode in maps])
+
         reached = max(
             (value for key, value in seen.items() if key in ("batch_pixel_ap", "anew_pixel_ap")), default=None
         )

@@ -119,9 +119,9 @@ class Calibrate(RunCheck):
         found = first(self._kinds(), seen, int(outcome.run.facts()["steps"]))
         assert found is not None, "the last kind always holds"
         if found.verdict != "warn":
-            return replace(found, figure=figures.reliability(mean, share, count))
+            return replace(found, figure=lambda: figures.reliability(mean, share, count))
         score, f1 = made.curve()
-        return replace(found, figure=figures.sweep(score, f1, chosen=made.threshold, interval=(low, high)))
+        return replace(found, figure=lambda: figures.sweep(score, f1, chosen=made.threshold, interval=(low, high)))
 
     def _kinds(self) -> tuple[Kind, ...]:
         cuts = (

@@ -49,7 +49,7 @@ class Confidence(RunCheck):
         else:
             own = {f"own_{key}_percent": 100 * value for key, value in kept.items()}
             found = self._judged(kept, evidence | own, algorithm)
-        return replace(found, figure=drawn(target, belief))
+        return replace(found, figure=lambda: drawn(target, belief))
 
     def _judged(self, kept: Mapping[str, float], evidence: Mapping[str, Value], algorithm: Algorithm) -> Finding:
         positive, negative, share = kept["keep_positive"], kept["keep_negative"], kept["kept"]

@@ -96,7 +96,7 @@ class Outputs(RunCheck):
         found = first(KINDS, self._measured(outcome), steps)
         if found is None:
             return skipped("No held-out labels: nothing to hold outputs to.")
-        return replace(found, figure=_drawn(found.code, outcome))
+        return replace(found, figure=lambda: _drawn(found.code, outcome))
 
     def _measured(self, outcome: Outcome) -> dict[str, float]:
         looked = outcome.looked

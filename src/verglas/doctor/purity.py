@@ -50,11 +50,9 @@ class Purity(RunCheck):
             return skipped("The filter keeps too few pseudo-labels to tell: see the check of confidence.")
         steps, seen = zip(*rows, strict=True)
         found = self._judged(seen, hard=isinstance(outcome.data.algorithm, PseudoLabelling))
-        figure = figures.over_steps(
-            np.array(steps), {"purity": np.array([one["purity"] for one in seen]),
-                              "particles kept": np.array([one["keep_positive"] for one in seen])}, limits=(0, 1.02),
-        )  # fmt: skip
-        return replace(found, figure=figure)
+        curves = {"purity": np.array([one["purity"] for one in seen]),
+                  "particles kept": np.array([one["keep_positive"] for one in seen])}  # fmt: skip
+        return replace(found, figure=lambda: figures.over_steps(np.array(steps), curves, limits=(0, 1.02)))
 
     def _judged(self, seen: Sequence[Seen], *, hard: bool) -> Finding:
         last = seen[-1]

@@ -95,7 +95,10 @@ class Trace(RunCheck):
         seen |= {"weight_growth": _growth(outcome)} if outcome.finished else {}
         seen |= {"undone": float(any(r["kind"] == "ruled" and r["action"] == "go back" for r in outcome.records))}
         steps = int(told[-1]["step"])
-        drawn = _drawn(validated, history)
+
+        def drawn() -> str:
+            return _drawn(validated, history)
+
         found = first(KINDS, seen | {"steps": steps}, steps)
         if found is not None:
             return replace(found, figure=drawn)
@@ -175,7 +178,7 @@ def _norm(model: nn.Module) -> float:
     return sqrt(sum(float(p.detach().float().pow(2).sum()) for p in model.parameters() if p.ndim > 1))
 
 
-def _fine(seen: Mapping[str, float], history: Sequence[Seen], drawn: str) -> Finding:
+def _fine(seen: Mapping[str, float], history: Sequence[Seen], drawn: Callable[[], str]) -> Finding:
     """Say how it went, and which rules held only on the way; every output starts too low for a cut at .5."""
     once = [
         rule.verdict for code, rule in WATCHED.items()
