@@ -3,6 +3,7 @@
 import json
 import subprocess
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from toy import configured, write_toy
 from verglas import api
 from verglas.doctor import in_short
 from verglas.doctor.causes import diagnose
+from verglas.doctor.outputs import Outputs
 from verglas.errors import InputError
 from verglas.records import Checked, Diagnosed, Summary
 from verglas.runs import Run
@@ -86,6 +88,14 @@ def test_one_check_changes_nothing_that_is_kept(trained: Path) -> None:
     before = (trained / "run" / "doctor.json").read_bytes()
     list(api.doctor(trained / "run", checks=["labels"]))
     assert (trained / "run" / "doctor.json").read_bytes() == before
+
+
+def test_a_check_that_breaks_ends_nothing(trained: Path) -> None:
+    with patch.object(Outputs, "check", side_effect=KeyError("pixel_ap")):
+        said = {one.check: one for one in api.doctor(trained / "run") if isinstance(one, Checked)}
+    assert said["outputs"].verdict == "skipped"
+    assert "KeyError" in said["outputs"].sentence
+    assert said["picks"].verdict == "ok"
 
 
 def test_a_check_that_does_not_exist_is_refused_with_a_list(trained: Path) -> None:

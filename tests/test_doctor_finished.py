@@ -293,3 +293,11 @@ def test_auc_is_the_chance_to_rank_right_and_ties_count_half():
 
 def test_every_fault_has_a_remedy():
     assert all(kind.remedy for kind in KINDS if kind.verdict in ("warn", "fail"))
+
+
+def test_clicks_that_rank_like_anything_else_are_no_skill(trained):
+    """Of partial labels neither AP nor F1 of pixels is known."""
+    with run_of(trained, complete=False) as outcome, logits_made(noise):
+        found = Outputs().check(outcome)
+    assert (found.verdict, found.code) == ("fail", "NO_SKILL"), found.sentence
+    assert "held-out clicks" in found.sentence
