@@ -64,7 +64,7 @@ def _each(change: Callable[[Case, np.ndarray], np.ndarray]) -> Spoil:
     def spoil(case: Case) -> None:
         for name, xy in case.labels.items():
             xy = change(case, xy)
-            case.labels[name] = xy[((xy >= 0) & (xy < case.shape[::-1])).all(1)]
+            case.labels[name] = xy[((xy >= 0) & (xy <= np.array(case.shape[::-1]) - 1)).all(1)]
 
     return spoil
 
