@@ -322,3 +322,10 @@ def test_a_guard_that_has_seen_nothing_can_be_stored_too() -> None:
 def test_an_impossible_setting_is_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=f"guard: {message}"):
         GuardSettings(**settings)
+
+
+def test_few_labels_do_not_make_a_teacher_stale() -> None:
+    rule = next(rule for rule in RULES if rule.code == "R8")
+    seen = HEALTHY | {"average_pixel_ap": 0.67, "student_pixel_ap": 0.83}
+    assert rule.holds([seen | {"labels_seen": 200.0}])
+    assert not rule.holds([seen | {"labels_seen": 6.0}])

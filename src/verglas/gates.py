@@ -8,7 +8,7 @@ supervised training would have ended.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite, nan, sqrt
+from math import inf, isfinite, nan, sqrt
 from typing import Any, Literal
 
 from verglas.errors import check_range
@@ -71,6 +71,12 @@ def _outside(value: float, low: float, high: float) -> bool:
     return isfinite(value) and not low <= value <= high
 
 
+def _error(seen: Seen) -> float:
+    """Return the standard error of the student's AP, as far as the number of held-out labels tells."""
+    ap = seen["student_pixel_ap"]
+    return sqrt(max(0.0, ap * (1 - ap)) / max(1.0, seen.get("labels_seen", inf)))
+
+
 RULES: tuple[Rule, ...] = (
     Rule("R1", "NO_SKILL", lambda s: s["average_skill"] < 0.05 and s["average_best_f1"] < 1.1 * s["average_trivial_f1"],
          3, "go back", "Look at the labels with verglas inspect: are they where the particles are?"),
@@ -88,7 +94,8 @@ RULES: tuple[Rule, ...] = (
     Rule("R6", "KEEP_ASYMMETRY", lambda s: _outside(s["keep_positive"] / max(s["keep_negative"], 1e-9), 0.5, 2),
          1, "say", "The mask keeps one class and drops the other: mask = 'quantile', or soft_teacher without one."),
     Rule("R8", "TEACHER_STALE",
-         lambda s: s["average_pixel_ap"] < s["student_pixel_ap"] - 0.1 or _outside(s["weight_norm_ratio"], 0.8, 1.25)
+         lambda s: s["average_pixel_ap"] < s["student_pixel_ap"] - max(0.1, 2 * _error(s))
+         or _outside(s["weight_norm_ratio"], 0.8, 1.25)
          or s["belief_sd"] < 0.05 * sqrt(s["prior"] * (1 - s["prior"])), 1, "renew teacher",
          "A lower train.average lets the teacher follow faster."),
     Rule("R9", "NOOP_UNSUP", lambda s: s["unsupervised"] == 0, 1, "say",
