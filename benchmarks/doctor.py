@@ -10,8 +10,8 @@ there is not computed again. Faults are those of ``faults.py``, three seeds each
 (the seed chooses the set). Thresholds were set with seeds 0 to 2 on the real micrographs that are not on the test
 list of ``meta.json`` and on simulated ones; figures are of seeds 4 to 6, on the micrographs of the test list and on
 other simulated ones. A rehearsal with seed 3 changed one threshold: with six held-out labels on simulated micrographs
-TEACHER_STALE was a false alarm, and now allows for the error of so few. A fault counts as told where its cause is ranked first. A control counts as alarmed where a
-check failed or warned.
+TEACHER_STALE was a false alarm, and now allows for the error of so few. A fault counts as told where its cause is
+ranked first. A control counts as alarmed where a check failed or warned.
 """
 
 import argparse
