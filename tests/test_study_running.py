@@ -373,11 +373,10 @@ def test_jobs_of_a_cluster_leave_what_runs_here_leave(done: tuple[Path, list[Rec
     _, record = carried_out([task], way, threading.Event())
     assert isinstance(record, Studied), record
     mine, here_ = (
-        json.loads((f / "runs" / task.cell.key / "result.json").read_text()) for f in (toy / "cluster", folder)
+        {key: value for key, value in json.loads(path.read_text())["figures"].items() if "seconds" not in key}
+        for path in (f / "runs" / task.cell.key / "result.json" for f in (toy / "cluster", folder))
     )
-    assert {k: v for k, v in mine["figures"].items() if "seconds" not in k} == {
-        k: v for k, v in here_["figures"].items() if "seconds" not in k
-    }
+    assert mine == pytest.approx(here_, rel=1e-4), "the number of threads may differ"
 
 
 def test_options_of_a_cluster_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
