@@ -16,19 +16,18 @@ ranked first. A control counts as alarmed where a check failed or warned.
 
 import argparse
 import datetime
-import hashlib
 import json
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from faults import FAULTS, Case, Fault
+from ledger import fill, key_of, missing, read
 from PIL import Image as Pillow
 
 from verglas import __version__, api
@@ -77,19 +76,14 @@ SCENES = {"sparse": ["particles=8"], "dense": ["particles=170"], "junk": ["carbo
 def main() -> None:
     options = _options(None)
     if not options.table:
-        done = {row["key"] for row in _rows()}
-        todo = [(options.folder, cell) for cell in _cells(options) if _key(cell) not in done]
-        with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-            for row in pool.map(_row, todo):
-                with RESULTS.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(_line(row), flush=True)
-    print("\n".join(_table(_rows(), options)))
+        todo = missing(RESULTS, _cells(options))
+        fill(RESULTS, todo, partial(_row, options.folder), _line, jobs=options.jobs)
+    print("\n".join(_table(read(RESULTS), options)))
 
 
 def tables(arguments: list[str]) -> list[str]:
     """Return the tables that these arguments print, for the docs."""
-    return list(_table(_rows(), _options(arguments)))
+    return list(_table(read(RESULTS), _options(arguments)))
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -118,16 +112,11 @@ def _needed(name: str) -> int:
     return FAULTS[name].labelled if name in FAULTS else CONTROLS[name][1] if name in CONTROLS else 2
 
 
-def _key(cell: dict[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(cell, sort_keys=True).encode(), digest_size=6).hexdigest()
-
-
-def _row(task: tuple[Path, dict[str, Any]]) -> dict[str, Any]:
-    folder, cell = task
+def _row(folder: Path, cell: dict[str, Any]) -> dict[str, Any]:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         said = _run(folder, cell, Path(scratch))
-    return {"key": _key(cell), **cell, **said, "seconds": round(time.perf_counter() - began, 1),
+    return {**said, "seconds": round(time.perf_counter() - began, 1),
             "date": datetime.date.today().isoformat()}  # fmt: skip
 
 
@@ -197,7 +186,7 @@ def _real(folder: Path, work: Path, cell: dict[str, Any]) -> Case:
 def _simulated(work: Path, cell: dict[str, Any]) -> Case:
     """Simulate a data set of its own for each cell, as 8-bit pictures like the real ones."""
     scene = scene_with(DEMO, SCENES.get(cell["case"], []))
-    seed = 1000 + int(_key(cell), 16) % 10_000
+    seed = 1000 + int(key_of(cell), 16) % 10_000
     for _ in write_dataset(work / "simulated", scene, SIMULATED, seed):
         pass
     images, labels, rng = {}, {}, np.random.default_rng(seed)
@@ -211,10 +200,6 @@ def _simulated(work: Path, cell: dict[str, Any]) -> Case:
         labels[path.stem] = np.loadtxt(truth, delimiter=",", skiprows=1, ndmin=2, usecols=(0, 1))
     diameter = Simulator(scene).particle.diameter_angstrom / scene.pixel_size_angstrom
     return Case(labels, images, scene.shape_px, diameter, rng)
-
-
-def _rows() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
 def _line(row: dict[str, Any]) -> str:

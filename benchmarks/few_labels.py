@@ -11,18 +11,19 @@ test list of ``meta.json``; the training seed is d. Checkpoint and threshold com
 
 import argparse
 import datetime
-import hashlib
 import json
 import shutil
 import statistics
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from ledger import fill, missing, read
 
 from verglas import __version__, api
 from verglas.config import DataSettings, RunConfig
@@ -36,22 +37,15 @@ RESULTS = HERE / "results" / "few_labels.jsonl"
 
 def main() -> None:
     options = _options(None)
-    done = {row["key"] for row in _rows()}
-    for cell in _cells(options):
-        key = hashlib.blake2b(json.dumps(cell, sort_keys=True).encode(), digest_size=6).hexdigest()
-        if key in done or options.table:
-            continue
-        row = {"key": key, **cell, **_run(options.data, cell)}
-        with RESULTS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        print(_line(row), flush=True)
-    print("\n".join(_table([row for row in _rows() if row["on"] == options.on])))
+    if not options.table:
+        fill(RESULTS, missing(RESULTS, _cells(options)), partial(_run, options.data), _line)
+    print("\n".join(_table([row for row in read(RESULTS) if row["on"] == options.on])))
 
 
 def tables(arguments: list[str]) -> list[str]:
     """Return the table that these arguments print, for the docs."""
     options = _options(arguments)
-    return list(_table([row for row in _rows() if row["on"] == options.on]))
+    return list(_table([row for row in read(RESULTS) if row["on"] == options.on]))
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -107,10 +101,6 @@ def _run(data: Path, cell: dict[str, Any]) -> dict[str, Any]:
 
 def _summary(records: Iterator[Any]) -> Any:
     return [record for record in records if isinstance(record, Summary)][-1].facts
-
-
-def _rows() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
 def _line(row: dict[str, Any]) -> str:

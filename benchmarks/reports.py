@@ -25,22 +25,21 @@ and the running statistics of batch normalisation stay as training left them.
 
 import argparse
 import datetime
-import hashlib
 import json
 import shutil
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
 import torch
+from ledger import fill, key_of, missing, read
 from torch import nn
 
 from verglas import __version__, api
@@ -165,19 +164,17 @@ PRESETS = {name: preset for group in GROUPS.values() for name, preset in group.i
 def main() -> None:
     options = _options(None)
     if not options.table:
-        done = {row["key"] for row in _rows()}
-        todo, names = dict[str, dict[str, Any]](), dict[str, list[str]]()
+        names = dict[str, list[str]]()
         for name, cell in _cells(options):
-            todo[_key(cell)] = cell
-            names.setdefault(_key(cell), []).append(name)
-        tasks = [(options.folder, options.work, cell) for key, cell in todo.items() if key not in done]
-        if any(cell["data"] == "simulated" for *_, cell in tasks):
+            names.setdefault(key_of(cell), []).append(name)
+        todo = missing(RESULTS, (cell for _, cell in _cells(options)))
+        if any(cell["data"] == "simulated" for cell in todo):
             _simulate(options.work / "simulated")
-        with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-            for row in pool.map(_row, tasks):
-                with RESULTS.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(",".join(dict.fromkeys(names[row["key"]])), _line(row), flush=True)
+
+        def line(row: dict[str, Any]) -> str:
+            return f"{','.join(dict.fromkeys(names[row['key']]))} {_line(row)}"
+
+        fill(RESULTS, todo, partial(_row, options.folder, options.work), line, jobs=options.jobs)
     print("\n".join(_report(options)))
 
 
@@ -231,10 +228,6 @@ def _merged(*settings: Sequence[str]) -> list[str]:
     return [f"{key}={value}" for key, value in sorted(values.items())]
 
 
-def _key(cell: Mapping[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(cell, sort_keys=True).encode(), digest_size=6).hexdigest()
-
-
 def _simulate(folder: Path) -> None:
     """Write the simulated set, unless it is there whole."""
     there = folder / "truth.json"
@@ -266,11 +259,10 @@ def _source(data: str, folder: Path, work: Path, draw: int) -> Source:
     return Source(images, coordinates, order, kept, diameter_px)
 
 
-def _row(task: tuple[Path, Path, dict[str, Any]]) -> dict[str, Any]:
-    folder, work, cell = task
+def _row(folder: Path, work: Path, cell: dict[str, Any]) -> dict[str, Any]:
     source = _source(cell["data"], folder, work, cell["draw"])
     found = _shares(source, cell["data"]) if "shares" in cell else _run(source, cell)
-    return {"key": _key(cell), **cell, **found, "date": datetime.date.today().isoformat()}
+    return {**found, "date": datetime.date.today().isoformat()}
 
 
 def _shares(source: Source, data: str) -> dict[str, Any]:
@@ -464,10 +456,6 @@ KINDS: dict[str, type[Picker]] = {"healthy": Picker, "F01": Shown255, "F03": For
 FAULTS_LATE = ("F01", "F03")
 
 
-def _rows() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-
-
 def _line(row: dict[str, Any]) -> str:
     if "shares" in row:
         return f"{row['data']} #{row['draw']} positive shares: {row['few']:.3f} {row['more']:.3f} {row['all']:.3f}"
@@ -484,15 +472,15 @@ Runs = dict[str, list[dict[str, Any]]]
 
 def _report(options: argparse.Namespace) -> Iterator[str]:
     """Yield all tables in Markdown."""
-    rows = {row["key"]: row for row in _rows()}
+    rows = {row["key"]: row for row in read(RESULTS)}
     used = []
     for data in options.data.split(","):
         for steps in options.steps.split(","):
             runs: Runs = {}
             asked = argparse.Namespace(**{**vars(options), "data": data, "steps": steps})
             for name, cell in _cells(asked):
-                if _key(cell) in rows:
-                    runs.setdefault(name, []).append(rows[_key(cell)])
+                if key_of(cell) in rows:
+                    runs.setdefault(name, []).append(rows[key_of(cell)])
             trained = {name: found for name, found in runs.items() if name != "SA7"}
             if trained:
                 where = REAL if data == "real" else "simulated"

@@ -18,20 +18,18 @@ these micrographs for background, ``pu`` leaves it open, ``complete`` has all la
 
 import argparse
 import datetime
-import hashlib
 import json
 import shutil
 import statistics
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from ledger import fill, mean_and_interval, missing, read
 
 from verglas import __version__, api
 from verglas.config import DataSettings, RunConfig
@@ -48,19 +46,14 @@ FIGURES = ("ap@0.5", "f1@0.5", "best_f1@0.5", "ap@0.3", "f1@0.3")
 def main() -> None:
     options = _options(None)
     if not options.table:
-        done = {row["key"] for row in _rows()}
-        todo = [(options.data, cell) for cell in _cells(options) if _key(cell) not in done]
-        with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-            for row in pool.map(_row, todo):
-                with RESULTS.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(_line(row), flush=True)
-    print("\n".join(_table(_rows(), options)))
+        todo = missing(RESULTS, _cells(options))
+        fill(RESULTS, todo, partial(_run, options.data), _line, jobs=options.jobs)
+    print("\n".join(_table(read(RESULTS), options)))
 
 
 def tables(arguments: list[str]) -> list[str]:
     """Return the table that these arguments print, for the docs."""
-    return list(_table(_rows(), _options(arguments)))
+    return list(_table(read(RESULTS), _options(arguments)))
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -94,16 +87,8 @@ def _cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                             yield cell
 
 
-def _key(cell: dict[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(cell, sort_keys=True).encode(), digest_size=6).hexdigest()
-
-
-def _row(task: tuple[Path, dict[str, Any]]) -> dict[str, Any]:
-    data, cell = task
-    return {"key": _key(cell), **cell, **_run(data / cell["set"], cell)}
-
-
-def _run(folder: Path, cell: dict[str, Any]) -> dict[str, Any]:
+def _run(data: Path, cell: dict[str, Any]) -> dict[str, Any]:
+    folder = data / cell["set"]
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     rest = sorted(path.stem for path in (folder / "images").glob("*.png") if path.stem not in meta["test"])
     order = np.roll(np.random.default_rng(0).permutation(rest), -cell["draw"]).tolist()
@@ -156,10 +141,6 @@ def _write_labels(coordinates: Path, folder: Path, names: list[str], cell: dict[
             (folder / f"{name}.csv").write_text("\n".join([text[0], *rows]) + "\n", encoding="utf-8")
 
 
-def _rows() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-
-
 def _line(row: dict[str, Any]) -> str:
     figures = "  ".join(f"{key} {row[key]:.3f}" for key in FIGURES)
     count = row.get("labelled") or f"{row['clicks']} clicks"
@@ -207,11 +188,7 @@ def _gain(group: dict[int, dict[str, Any]], base: dict[int, dict[str, Any]], key
     apart = [group[draw][key] - base[draw][key] for draw in sorted(group.keys() & base.keys())]
     if group.keys() == base.keys() and not any(apart):
         return "-"
-    if len(apart) < 2:
-        return f"{apart[0]:+.3f}" if apart else ""
-    half = stats.t.ppf(0.975, len(apart) - 1) * statistics.stdev(apart) / len(apart) ** 0.5
-    mean = statistics.mean(apart)
-    return f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
+    return mean_and_interval(apart) if apart else ""
 
 
 if __name__ == "__main__":

@@ -14,20 +14,18 @@ micrographs, which nothing else sees, or with ``--on rest`` of the others that t
 
 import argparse
 import datetime
-import hashlib
 import json
 import shutil
 import statistics
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from ledger import fill, mean_and_interval, missing, read
 
 from verglas import __version__, api
 from verglas.config import DataSettings, RunConfig
@@ -46,19 +44,14 @@ FIGURES = ("ap@0.5", "f1@0.5", "ap@0.3")
 def main() -> None:
     options = _options(None)
     if not options.table:
-        done = {row["key"] for row in _rows()}
-        todo = [(options.data, cell) for cell in _cells(options) if _key(cell) not in done]
-        with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-            for row in pool.map(_row, todo):
-                with RESULTS.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-                print(_line(row), flush=True)
-    print("\n".join(_table(_rows(), options)))
+        todo = missing(RESULTS, _cells(options))
+        fill(RESULTS, todo, partial(_run, options.data), _line, jobs=options.jobs)
+    print("\n".join(_table(read(RESULTS), options)))
 
 
 def tables(arguments: list[str]) -> list[str]:
     """Return the table that these arguments print, for the docs."""
-    return list(_table(_rows(), _options(arguments)))
+    return list(_table(read(RESULTS), _options(arguments)))
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -83,17 +76,9 @@ def _cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                        "settings": sorted(options.set), "version": __version__}  # fmt: skip
 
 
-def _key(cell: dict[str, Any]) -> str:
-    return hashlib.blake2b(json.dumps(cell, sort_keys=True).encode(), digest_size=6).hexdigest()
-
-
-def _row(task: tuple[Path, dict[str, Any]]) -> dict[str, Any]:
-    data, cell = task
-    return {"key": _key(cell), **cell, **_run(data / cell["set"], cell)}
-
-
-def _run(folder: Path, cell: dict[str, Any]) -> dict[str, Any]:
+def _run(data: Path, cell: dict[str, Any]) -> dict[str, Any]:
     """Go along a chain; the first training is made where it is needed to suggest from, and its figures are kept."""
+    folder = data / cell["set"]
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     rest = sorted(path.stem for path in (folder / "images").glob("*.png") if path.stem not in meta["test"])
     first, *others = np.roll(np.random.default_rng(0).permutation(rest), -cell["draw"]).tolist()
@@ -147,10 +132,6 @@ def _suggested(run: Path, images: Path, labelled: list[str], pool: list[str]) ->
     return {key: value for key, value in json.loads(first.to_json()).items() if key not in ("kind", "rank", "path")}
 
 
-def _rows() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-
-
 def _line(row: dict[str, Any]) -> str:
     steps = "; ".join(
         f"{step['labelled']}: " + " ".join(f"{key} {step[key]:.3f}" for key in FIGURES) for step in row["steps"]
@@ -190,11 +171,7 @@ def _table(rows: list[dict[str, Any]], options: argparse.Namespace) -> Iterator[
 def _gain(pairs: list[tuple[dict[str, Any], list[dict[str, Any]]]], key: str) -> str:
     """Return the mean over draws of the difference to the mean of the random chains, and its 95 % t interval."""
     apart = [step[key] - statistics.mean(one[key] for one in chance) for step, chance in pairs]
-    mean = statistics.mean(apart)
-    if len(apart) < 2:
-        return f"{mean:+.3f}"
-    half = stats.t.ppf(0.975, len(apart) - 1) * statistics.stdev(apart) / len(apart) ** 0.5
-    return f"{mean:+.3f} ({mean - half:+.3f} to {mean + half:+.3f})"
+    return mean_and_interval(apart)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,18 @@
 
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from toy import configured, write_toy
+
+if TYPE_CHECKING:
+    from verglas.doctor.subject import Data
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +49,20 @@ def trained(trained_once: Path, tmp_path: Path) -> Path:
     """A copy of the trained toy that a test may spoil."""
     shutil.copytree(trained_once, tmp_path / "toy")
     return tmp_path / "toy"
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Callable[..., Data]]":
+    """Data of the toy with these settings, prepared once."""
+    from verglas import api
+    from verglas.doctor.subject import opened
+
+    folder = write_toy(tmp_path_factory.mktemp("toy"), micrographs=4)
+    with ExitStack() as stack:
+
+        @cache
+        def make(*settings: str, labels_are: str = "complete") -> "Data":
+            config = configured(folder, f"data.labels_are='{labels_are}'", *settings)
+            return stack.enter_context(opened(None, api._collect(config).collection, config))[0]
+
+        yield make

@@ -1,9 +1,7 @@
 """From a micrograph to a batch: grey values, places and randomness, healthy and with faults planted in the way."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from typing import Any
 from unittest.mock import patch
 
@@ -12,17 +10,16 @@ import pytest
 import torch
 from torch.nn import functional
 
-from toy import configured, write_toy
-from verglas import api, predict
 from verglas import data as loading
 from verglas import picker as picking
+from verglas import predict
 from verglas.augment import Photometry, Placement
 from verglas.doctor._base import DataCheck
 from verglas.doctor._match import compared
 from verglas.doctor._probes import LOUD, NEUTRAL, spots
 from verglas.doctor.crops import Crops
 from verglas.doctor.norm_parity import NormParity
-from verglas.doctor.subject import Data, opened
+from verglas.doctor.subject import Data
 from verglas.doctor.views import Views
 from verglas.preprocess import Preprocess
 from verglas.types import Image
@@ -31,20 +28,6 @@ labelled, unlabelled = loading.labelled_batch, loading.unlabelled_batch
 forward, prepare, cut, view = predict._forward, picking.Picker.prepare, Placement.cut, Photometry.view
 recipe = Preprocess.prepare
 AXES = (-2, -1)
-
-
-@pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Data]]:
-    """Data of the toy with these settings, prepared once."""
-    folder = write_toy(tmp_path_factory.mktemp("toy"), micrographs=4)
-    with ExitStack() as stack:
-
-        @cache
-        def make(*settings: str, labels_are: str = "complete") -> Data:
-            config = configured(folder, f"data.labels_are='{labels_are}'", *settings)
-            return stack.enter_context(opened(None, api._collect(config).collection, config))[0]
-
-        yield make
 
 
 SOFT, UNIMATCH = "algorithm.name='soft_teacher'", "algorithm.name='unimatch'"

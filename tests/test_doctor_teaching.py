@@ -1,10 +1,9 @@
 """One step, the running average, the first outputs, learning by heart: healthy, and with faults planted."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -13,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from toy import configured, write_toy
+from toy import configured
 from verglas import api
 from verglas import data as loading
 from verglas import train as training
@@ -31,20 +30,6 @@ from verglas.ssl.unimatch import UniMatch
 
 unlabelled, belief_of, together = loading.unlabelled_batch, _base.belief_of, _base.together
 make, loss, update = UNet.__init__, Loss.__call__, training.update_average
-
-
-@pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Data]]:
-    """Data of the toy with these settings, prepared once."""
-    folder = write_toy(tmp_path_factory.mktemp("toy"), micrographs=4)
-    with ExitStack() as stack:
-
-        @cache
-        def make(*settings: str, labels_are: str = "complete") -> Data:
-            config = configured(folder, f"data.labels_are='{labels_are}'", *settings)
-            return stack.enter_context(opened(None, api._collect(config).collection, config))[0]
-
-        yield make
 
 
 def named(algorithm: str) -> str:

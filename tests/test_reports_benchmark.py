@@ -76,7 +76,7 @@ def test_a_later_setting_replaces_an_earlier_one() -> None:
 
 def test_rows_of_the_same_training_share_it_and_others_do_not() -> None:
     def key(name: str, steps: int = 130, seed: int = 0) -> str:
-        return reports._key(reports._cell(name, "simulated", steps, seed, []))
+        return reports.key_of(reports._cell(name, "simulated", steps, seed, []))
 
     assert key("BA") == key("B70")
     assert key("A7", 130) == key("A7", 400)
@@ -208,9 +208,9 @@ def test_tables_show_rows_faults_and_predictions(tmp_path: Path, monkeypatch: py
     for name in ("A2", "A2u", "B50", "B40", "B30", "B0"):
         cell = reports._cell(name, "simulated", 130, 0, [])
         figures = {kind: right if kind == "healthy" else flat for kind in cell["judged"]}
-        rows.append({"key": reports._key(cell), **cell, "figures": figures, "date": "2020-01-01"})
+        rows.append({"key": reports.key_of(cell), **cell, "figures": figures, "date": "2020-01-01"})
     cell = reports._cell("SA7", "simulated", 130, 0, [])
-    rows.append({"key": reports._key(cell), **cell, "few": 0.3, "more": 0.31, "all": 0.32, "date": "2020-01-02"})
+    rows.append({"key": reports.key_of(cell), **cell, "few": 0.3, "more": 0.31, "all": 0.32, "date": "2020-01-02"})
     monkeypatch.setattr(reports, "RESULTS", tmp_path / "reports.jsonl")
     reports.RESULTS.write_text("\n".join(map(json.dumps, rows)))
     text = "\n".join(reports.tables(["--data", "simulated", "--steps", "130", "--seeds", "0"]))

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import tomllib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import zip_longest
@@ -24,7 +24,7 @@ from pydantic import Field
 from verglas import __version__
 from verglas.config import RunConfig, sentence
 from verglas.errors import InputError
-from verglas.io._base import micrograph_name, write_text
+from verglas.io._base import copies, micrograph_name, write_text
 from verglas.io.picks import write_picks
 from verglas.materials import AUTO, AUTO_PARTIAL
 from verglas.ranking import generator
@@ -35,9 +35,6 @@ from verglas.types import Collection, Micrograph, Picks, PickSet
 Tree = dict[str, Any]
 
 GOLDEN = (5**0.5 - 1) / 2
-
-PIECE = 2**12
-"""Bytes from their middle by which files are told apart; those that agree are read as a whole."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
@@ -234,22 +231,11 @@ def _spread(counts: Mapping[str, int], random: np.random.Generator) -> list[str]
 
 def refuse_twins(micrographs: Iterable[Micrograph]) -> None:
     """Raise ``InputError`` where two files hold the same: one could teach what the other tests."""
-    alike = defaultdict(list)
-    for micrograph in micrographs:
-        size = micrograph.path.stat().st_size
-        with micrograph.path.open("rb") as file:
-            file.seek(size // 2)
-            alike[size, file.read(PIECE)].append(micrograph.path)
-    for paths in alike.values():
-        known: dict[str, Path] = {}
-        for path in paths if len(paths) > 1 else ():
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "blake2b").hexdigest()
-            if known.setdefault(content, path) != path:
-                raise InputError(
-                    path, "content", found=f"that of {known[content]}", expected="each micrograph once",
-                    remedy="Leave one of them out: a test on what was trained on tells nothing.",
-                )  # fmt: skip
+    for first, second, *_ in copies(micrograph.path for micrograph in micrographs):
+        raise InputError(
+            second, "content", found=f"that of {first}", expected="each micrograph once",
+            remedy="Leave one of them out: a test on what was trained on tells nothing.",
+        )  # fmt: skip
 
 
 def labels_of(collection: Collection, division: Division, amount: Amount, seed: int, spread: int) -> PickSet:

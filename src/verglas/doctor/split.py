@@ -1,10 +1,8 @@
 """Whether what teaches and what judges are different pictures, of the same kind, and enough of them."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -14,6 +12,7 @@ from verglas.doctor._base import DataCheck, Finding, Value, skipped
 from verglas.doctor.subject import Data
 from verglas.errors import InputError
 from verglas.holdout import training_names
+from verglas.io._base import copies
 from verglas.io.micrographs import read_image
 from verglas.preprocess import resize
 
@@ -75,9 +74,9 @@ class Split(DataCheck):
 
     def _leak(self, data: Data, evidence: dict[str, Value], names: Sequence[str]) -> Finding | None:
         paths = {m.name: m.path for m in data.collection.micrographs if m.name in names and m.path.is_file()}
-        copies = _copies(paths)
-        if copies:
-            sentence = f"{' and '.join(copies)} are one file under different names"
+        if alike := copies(paths.values()):
+            twins = sorted(name for name, path in paths.items() if path in alike[0])[:2]
+            sentence = f"{' and '.join(twins)} are one file under different names"
         elif float(evidence["highest_correlation"] or 0) > self.most_alike:
             sentence = f"{evidence['most_alike']} show the same (thumbnails correlate by " \
                 f"{evidence['highest_correlation']:.2f}; distinct micrographs by .03 at most)"  # fmt: skip
@@ -134,28 +133,6 @@ def _most_alike(seen: dict[str, Seen]) -> tuple[tuple[str, ...], float]:
             alike = float((a.thumbnail * b.thumbnail).mean())
             found = max(found, ((first, second), alike), key=lambda pair: pair[1])
     return found
-
-
-def _copies(paths: dict[str, Path]) -> tuple[str, ...]:
-    """Return the first micrographs whose files are the same, byte by byte; none if all differ."""
-    for tell in (_glimpse, _content):  # few bytes of all, then all bytes of few
-        alike: dict[object, list[str]] = {}
-        for name, path in paths.items():
-            alike.setdefault(tell(path), []).append(name)
-        paths = {name: paths[name] for names in alike.values() if len(names) > 1 for name in names}
-    return tuple(sorted(paths)[:2]) if paths else ()
-
-
-def _glimpse(path: Path) -> object:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(size // 2)
-        return size, file.read(1 << 12)
-
-
-def _content(path: Path) -> object:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").digest()
 
 
 def _densities(data: Data, teach: Sequence[str], judge: Sequence[str], each: int) -> dict[str, Value]:

@@ -34,13 +34,12 @@ class Data:
     """Data and settings of a training to be, with a few micrographs prepared as training would.
 
     ``scratch`` is a folder for prepared micrographs, which the caller removes. Micrographs that cannot be read are
-    left out, with the reason in ``failed``.
+    left out: training says why.
     """
 
     def __init__(self, collection: Collection, config: RunConfig, scratch: Path) -> None:
         self.collection, self.config, self.scratch = collection, config, scratch
         self.recipe = config.recipe(collection.diameter_px)
-        self.failed: dict[str, str] = {}
 
     @cached_property
     def holdout(self) -> Holdout:
@@ -58,8 +57,8 @@ class Data:
         for name in wanted:
             try:
                 found[name] = self.recipe.prepare(read_image(micrographs[name], self.config.data.reading()))
-            except (InputError, OSError) as error:
-                self.failed[name] = str(error)
+            except (InputError, OSError):
+                continue
         return found
 
     @cached_property
@@ -95,8 +94,7 @@ class Data:
 class Looked:
     """A micrograph as a trained run sees it: image, probability, and per logit what is known of it.
 
-    ``teaches``: known, and labels there taught; ``held``: known, and held out; ``centres``: labels, on the prepared
-    image.
+    ``teaches``: known, and labels there taught; ``held``: known, and held out.
     """
 
     name: str
