@@ -1,5 +1,7 @@
 """Probability maps: tiled or whole they are the same, and they sit where the micrograph says."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch.nn import functional
 
 from verglas.data import per_logit
 from verglas.model import Norm, Shape, UNet
-from verglas.predict import at_precision, autocast, output_grid, probability
+from verglas.predict import ORIENTATIONS, all_around, at_precision, autocast, output_grid, probability, trimmed, turned
 from verglas.types import Grid, Image
 
 
@@ -122,3 +124,26 @@ def test_a_precision_that_is_named_is_taken() -> None:
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
     with autocast(cpu, "float32"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("side", [64, 65])
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_a_view_is_turned_back_to_where_it_was(side: int, orientation: tuple[int, bool]) -> None:
+    given = trimmed(image(side, side + 7), 2)
+
+    def skewed(prepared: Image) -> Image:
+        h, w = prepared.data.shape
+        return replace(prepared, data=prepared.data * np.linspace(0, 1, h)[:, None] * np.linspace(0, 1, w))
+
+    assert np.array_equal(turned(lambda prepared: prepared, given, *orientation), given.data)
+    as_it_is = np.allclose(turned(skewed, given, *orientation), skewed(given).data)
+    assert as_it_is == (orientation == (0, False))
+
+
+def test_seen_from_all_sides_a_turned_picture_has_the_turned_map() -> None:
+    model, given = network(Shape(4, 1, "batch", 2)), image(64, 96)
+    found = all_around(model, given)
+    on_its_side = replace(given, data=np.rot90(given.data), valid=np.rot90(given.valid))
+    assert np.allclose(np.rot90(found.data), all_around(model, on_its_side).data, atol=1e-6)
+    assert not np.allclose(np.rot90(found.data), probability(model, on_its_side).data, atol=1e-2)
+    assert found.grid == probability(model, given).grid

@@ -23,8 +23,6 @@ from verglas.suggest import (
     VIEWS,
     Judge,
     Seen,
-    _trimmed,
-    _view,
     features,
     look,
     ranking,
@@ -147,19 +145,6 @@ def test_wrong_decisions_are_counted_by_the_threshold(toy: tuple[Run, Picker, tu
     assert one.close == ((picks.score >= low) & (picks.score <= high)).sum()
     assert one.wrong == pytest.approx((1 - picks.score)[counts].sum() + picks.score[~counts].sum(), rel=1e-4)
     assert one.decisions == pytest.approx(counts.sum() + picks.score.sum(), rel=1e-4)
-
-
-@pytest.mark.parametrize("side", [64, 65])
-@pytest.mark.parametrize("view", VIEWS)
-def test_a_view_is_turned_back_to_where_it_was(side: int, view: tuple[int, bool]) -> None:
-    trimmed = _trimmed(image(np.random.default_rng(0).random((side, side + 7))), 2)
-
-    def skewed(prepared: Image) -> Image:
-        h, w = prepared.data.shape
-        return replace(prepared, data=prepared.data * np.linspace(0, 1, h)[:, None] * np.linspace(0, 1, w))
-
-    assert np.array_equal(_view(lambda prepared: prepared, trimmed, *view), trimmed.data)
-    assert not np.allclose(_view(skewed, trimmed, *view), skewed(trimmed).data)
 
 
 def test_a_run_that_sees_all_views_alike_does_not_disagree_much(

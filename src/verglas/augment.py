@@ -1,11 +1,12 @@
 """Geometry, applied once to image and masks together, and photometric views, which change grey values only."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Real
 from torch import Tensor
 from torch.nn import functional
 
@@ -32,9 +33,18 @@ class Placement:
         self, image: Float[np.ndarray, "h w"], masks: Bool[np.ndarray, "m h w"], size: int
     ) -> tuple[Float[Tensor, "1 s s"], Bool[Tensor, "m s s"]]:
         """Resample the image (bicubic) and the masks (nearest) by one transform; beyond the source all are 0."""
+        resample = self._resampler(image.shape, size)
+        return resample(image[None], "bicubic"), resample(masks, "nearest") > 0.5
+
+    def blend(self, planes: Real[np.ndarray, "m h w"], size: int) -> Float[Tensor, "m s s"]:
+        """Resample values between 0 and 1 (linear) by the transform of ``cut``; beyond the source they are 0."""
+        return self._resampler(planes.shape[-2:], size)(planes, "bilinear")
+
+    def _resampler(self, shape: tuple[int, ...], size: int) -> Callable[[np.ndarray, str], Tensor]:
+        """Return what cuts planes of this shape; it reads no more of them than the crop can show."""
         matrix = self.source()
         reach = np.abs(matrix).sum(axis=1) * size / 2 + 3
-        h, w = image.shape
+        h, w = shape
         left, right = max(0, int(self.x - reach[0])), min(w, int(self.x + reach[0]) + 2)
         top, bottom = max(0, int(self.y - reach[1])), min(h, int(self.y + reach[1]) + 2)
         window = slice(top, bottom), slice(left, right)
@@ -44,11 +54,11 @@ class Placement:
         affine = torch.from_numpy(np.column_stack([matrix * scale, shift]).astype(np.float32))
         grid = functional.affine_grid(affine[None], [1, 1, size, size], align_corners=False)
 
-        def sample(planes: np.ndarray, mode: str) -> Tensor:
-            source = torch.from_numpy(np.array(planes, dtype=np.float32))[None]
+        def resample(planes: np.ndarray, mode: str) -> Tensor:
+            source = torch.from_numpy(np.array(planes[:, *window], dtype=np.float32))[None]
             return functional.grid_sample(source, grid, mode=mode, padding_mode="zeros", align_corners=False)[0]
 
-        return sample(image[window][None], "bicubic"), sample(masks[:, *window], "nearest") > 0.5
+        return resample
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,12 +27,16 @@ class Unlabelled:
 
     CutMix (Yun et al., arXiv 1905.04899) is part of a strong view: where ``mixed``, it shows the tile before it in
     the batch, the first the last.
+
+    ``belief`` is how likely each place is the core of a particle, where that was found on whole micrographs before;
+    None where a teacher is asked. ``valid`` then also leaves out the places about which nothing was concluded.
     """
 
     weak: Float[Tensor, "b 1 h w"]
     strong: Float[Tensor, "v b 1 h w"]
     valid: Bool[Tensor, "b 1 p q"]
     mixed: Bool[Tensor, "v b 1 p q"]
+    belief: Float[Tensor, "b 1 p q"] | None = None
 
     def seen(self, values: Float[Tensor, "b 1 p q"] | Bool[Tensor, "b 1 p q"]) -> Tensor:
         """Return for each strong view the values, given per tile, of what it shows: ``v b 1 p q``."""

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from verglas.augment import Geometry, Photometry, rectangles
+from verglas.augment import Geometry, Photometry, Placement, rectangles
 from verglas.batch import Labelled, Unlabelled
 from verglas.errors import InputError
 from verglas.io._base import whole_file, write_text
@@ -27,7 +27,7 @@ class Stored:
     """A prepared micrograph on disk, with its masks; the last mask is ``valid``.
 
     A labelled one has target, known, unseen and held-out before it, and ``centres``: where its labels are, as
-    (column, row) of the prepared image.
+    (column, row) of the prepared image. ``belief`` names the file of what is believed of an unlabelled one.
     """
 
     folder: Path
@@ -35,6 +35,7 @@ class Stored:
     shape: tuple[int, int]
     grid: Grid
     centres: tuple[tuple[float, float], ...] = ()
+    belief: str = ""
 
     @classmethod
     def write(
@@ -83,9 +84,24 @@ class Stored:
         around = None
         if centred and self.centres and torch.rand((), generator=generator) < centred:
             around = self.centres[int(torch.randint(len(self.centres), (), generator=generator))]
-        place = geometry.place(self.shape, size, generator, around)
+        return self._cut(geometry.place(self.shape, size, generator, around), size)
+
+    def cut_believed(
+        self, geometry: Geometry, size: int, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "1 s s"], Bool[Tensor, "m s s"], Float[Tensor, "2 s s"]]:
+        """Cut one augmented crop of image, masks, and of belief and where there is one."""
+        place = geometry.place(self.shape, size, generator)
+        planes = np.load(self._path(self.belief), mmap_mode="r")
+        return *self._cut(place, size), place.blend(planes, size)
+
+    def _cut(self, place: Placement, size: int) -> tuple[Float[Tensor, "1 s s"], Bool[Tensor, "m s s"]]:
         image, masks = (np.load(self._path(suffix), mmap_mode="r") for suffix in (".image.npy", ".masks.npy"))
         return place.cut(image, masks, size)
+
+    def believe(self, belief: Float[np.ndarray, "h w"], known: Bool[np.ndarray, "h w"]) -> None:
+        """Write what is believed of each pixel, and of which pixels anything is."""
+        with whole_file(self._path(self.belief)) as path, path.open("wb") as file:
+            np.save(file, np.stack([belief, known]).astype(np.float16))
 
     def _path(self, suffix: str) -> Path:
         return self.folder / f"{self.name}{suffix}"
@@ -108,7 +124,8 @@ class Cropping:
 
 def labelled_batch(stored: Sequence[Stored], how: Cropping, generator: torch.Generator) -> Labelled:
     """Cut crops out of labelled micrographs."""
-    crops = _crops(stored, how, generator, how.centred)
+    chosen = torch.randint(len(stored), (how.batch,), generator=generator).tolist()
+    crops = [stored[i].cut(how.geometry, how.size, generator, centred=how.centred) for i in chosen]
     image = how.photometry.view(torch.stack([image for image, _ in crops]), generator)
     masks = torch.stack([masks for _, masks in crops])
     target, looked = per_logit(masks[:, :1], how.stem, 0.5), per_logit(masks[:, 1:3], how.stem, 1.0)
@@ -116,31 +133,35 @@ def labelled_batch(stored: Sequence[Stored], how: Cropping, generator: torch.Gen
 
 
 def unlabelled_batch(
-    stored: Sequence[Stored], how: Cropping, views: int, cutmix: float, generator: torch.Generator
+    stored: Sequence[Stored],
+    how: Cropping,
+    views: int,
+    cutmix: float,
+    generator: torch.Generator,
 ) -> Unlabelled:
     """Cut crops and make ``views`` strong views of each: same geometry, other grey values.
 
-    With ``cutmix`` a rectangle of at most this share of each strong view shows the crop before it.
+    With ``cutmix`` a rectangle of at most this share of each strong view shows the crop before it. Beliefs come along
+    where there are some.
     """
-    crops = _crops(stored, how, generator)
-    weak = torch.stack([image for image, _ in crops])
+    chosen = torch.randint(len(stored), (how.batch,), generator=generator).tolist()
+    believed = all(one.belief for one in stored)
+    cut = Stored.cut_believed if believed else Stored.cut
+    weak, masks, *planes = map(torch.stack, zip(*(cut(stored[i], how.geometry, how.size, generator) for i in chosen),
+                                                strict=True))  # fmt: skip
     strong = torch.stack([how.photometry.view(weak, generator) for _ in range(views)])
-    valid = torch.stack([masks[-1:] for _, masks in crops])
+    valid, belief = per_logit(masks[:, -1:], how.stem, 1.0), None
+    if believed:
+        belief, known = functional.avg_pool2d(planes[0], how.stem).split(1, dim=1)
+        valid = valid & (known > 0.999)
     boxes = [rectangles(how.batch, how.size // how.stem, cutmix, generator) for _ in range(views)]
     mixed = torch.stack(boxes)
     if cutmix:
         pixels = mixed.repeat_interleave(how.stem, -1).repeat_interleave(how.stem, -2)
         strong = torch.where(pixels, strong.roll(1, 1), strong)
-    return Unlabelled(weak, strong, per_logit(valid, how.stem, 1.0), mixed)
+    return Unlabelled(weak, strong, valid, mixed, belief)
 
 
 def per_logit(mask: Bool[Tensor, "b m h w"], stem: int, share: float) -> Bool[Tensor, "b m p q"]:
     """Reduce a mask to one value per logit: set where at least ``share`` of its pixels are."""
     return mask if stem == 1 else functional.avg_pool2d(mask.float(), stem) >= share
-
-
-def _crops(
-    stored: Sequence[Stored], how: Cropping, generator: torch.Generator, centred: float = 0.0
-) -> list[tuple[Float[Tensor, "1 s s"], Bool[Tensor, "m s s"]]]:
-    chosen = torch.randint(len(stored), (how.batch,), generator=generator).tolist()
-    return [stored[i].cut(how.geometry, how.size, generator, centred=centred) for i in chosen]

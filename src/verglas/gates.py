@@ -138,11 +138,15 @@ class Guard:
         """Whether unlabelled tiles have done harm twice, and stay out."""
         return self.returns > 1
 
-    def opens(self, step: int, ap: float, seen: Seen) -> bool:
-        """Let unlabelled tiles in at this step, if it is time and the model has skill; tell whether."""
+    def opens(self, step: int, ap: float, seen: Seen, *, at_end: bool = False) -> bool:
+        """Let unlabelled tiles in at this step, if it is time and the model has skill; tell whether.
+
+        It is time between ``earliest`` and ``latest``, or ``at_end`` once the training on labels is over.
+        """
         early, late = self.settings.earliest * self.steps, self.settings.latest * self.steps
+        due = step >= self.steps if at_end else early <= step <= late
         able = not self.settings.active or seen.get("average_skill", nan) >= self.settings.skill
-        if self.opened is not None or self.closed or not early <= step <= late or not able:
+        if self.opened is not None or self.closed or not due or not able:
             return False
         self.opened, self.ap_at_opening, self.history, self.said = step, ap, [], []
         return True
@@ -167,6 +171,16 @@ class Guard:
         fresh = [ruling for ruling in found if ruling.code not in self.said]
         self.said += [ruling.code for ruling in fresh]
         return [self._tempered(ruling) for ruling in fresh]
+
+    def outdone(self, ap: float) -> Ruling | None:
+        """Judge a student that began anew and has learned all it will: harm, if labels alone did better by ``harm``.
+
+        Both are held to the same labels, so their difference errs less than either.
+        """
+        if not self.settings.active or not ap < self.ap_at_opening - self.settings.harm:
+            return None
+        sentence = f"AP {ap:.3f} on held-out labels, {self.ap_at_opening:.3f} with labels alone"
+        return Ruling("R7", "SSL_HARM", "go back", sentence)
 
     def go_back(self) -> int:
         """Close the stage after harm, for good the second time; return the step to go back to."""

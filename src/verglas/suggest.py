@@ -7,7 +7,7 @@ turned, and how unlike its deepest features are to those of the micrographs that
 import csv
 import io
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from verglas.model import UNet
 from verglas.operating import OperatingPoint
 from verglas.pick import disc_mean
 from verglas.picker import Picker
-from verglas.predict import LARGEST_WHOLE, Precision, autocast
+from verglas.predict import LARGEST_WHOLE, Precision, autocast, trimmed, turned
 from verglas.records import Failed, Note, Picked, Record, Suggested
 from verglas.runs import Run
 from verglas.tiles import cut
@@ -137,12 +137,12 @@ def suggestions(
 
 def look(picker: Picker, judge: Judge, micrograph: Micrograph) -> Seen:
     """Pick a micrograph as it is and as its views show it; maps are not kept."""
-    image = _trimmed(picker.prepare(micrograph), picker.network.shape.stem)
+    image = trimmed(picker.prepare(micrograph), picker.network.shape.stem)
     found = picker.probability(image)
     picks = picker.find(micrograph, found)
     column, row = np.clip(np.rint(found.grid.from_micrograph(picks.xy)).astype(int), 0, _last(found)).T
     radius_px, views = picker.config.search.score_radius * picker.recipe.diameter_px, [found]
-    views += (Image(_view(picker.probability, image, *view), found.grid, found.valid) for view in VIEWS)
+    views += (Image(turned(picker.probability, image, *view), found.grid, found.valid) for view in VIEWS)
     seen = judge.chance(np.stack([disc_mean(view, radius_px)[row, column] for view in views]))
     chance, counts = judge.chance(picks.score), picks.score >= judge.point.threshold
     low, high = judge.point.interval
@@ -246,21 +246,6 @@ def _apart(vectors: Float[np.ndarray, "n f"], other: Float[np.ndarray, " f"]) ->
 def _logit(score: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
     score = np.clip(score, 1e-6, 1 - 1e-6)
     return np.log(score / (1 - score))
-
-
-def _trimmed(image: Image, stem: int) -> Image:
-    """Cut off what is no whole cell of the logits, so that a map turned back lies where the map was."""
-    h, w = (side - side % stem for side in image.data.shape)
-    return Image(image.data[:h, :w], image.grid, image.valid[:h, :w])
-
-
-def _view(
-    probability: Callable[[Image], Image], image: Image, quarters: int, mirrored: bool
-) -> Float[np.ndarray, "p q"]:
-    """Return the probability map of the turned image, turned back."""
-    data, valid = (np.rot90(plane[:, :: -1 if mirrored else 1], quarters) for plane in (image.data, image.valid))
-    back = np.rot90(probability(Image(data, image.grid, valid)).data, -quarters)
-    return back[:, :: -1 if mirrored else 1]
 
 
 def _last(image: Image) -> tuple[int, int]:

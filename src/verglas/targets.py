@@ -38,6 +38,21 @@ class Disc:
         return core, known & image.valid
 
 
+    def draw_scores(
+        self, picks: Picks, image: Image, *, diameter_px: float
+    ) -> tuple[Float[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
+        """Return ``(belief, known)``: as ``draw``, but a core has the score of its pick, the highest where some meet."""
+        core, known = self.draw(picks, image, diameter_px=diameter_px)
+        belief = np.zeros(core.shape, np.float32)
+        radius, (h, w) = self.core * diameter_px / 2, core.shape
+        x, y = image.grid.x0 + np.arange(w) * image.grid.dx, image.grid.y0 + np.arange(h) * image.grid.dy
+        for (cx, cy), score in zip(picks.xy.tolist(), picks.score.tolist(), strict=True):
+            rows, columns = _span(y, cy, radius), _span(x, cx, radius)
+            inside = np.hypot(x[columns] - cx, (y[rows] - cy)[:, None]) <= radius
+            np.maximum(belief[rows, columns], np.where(inside, score, 0), out=belief[rows, columns])
+        return belief, known
+
+
 def distance_to_nearest(
     xy: Float[np.ndarray, "n 2"], grid: Grid, shape: tuple[int, int], *, within: float
 ) -> Float[np.ndarray, "h w"]:

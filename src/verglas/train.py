@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -33,7 +34,7 @@ from verglas.model import UNet
 from verglas.monitor import input_statistics, watch
 from verglas.operating import AtLeast, OperatingPoint, choose_threshold
 from verglas.pick import find
-from verglas.predict import Precision, at_precision, autocast, probability
+from verglas.predict import ORIENTATIONS, Precision, all_around, at_precision, autocast, probability
 from verglas.preprocess import Preprocess
 from verglas.ranking import average_precision, best_f1
 from verglas.records import Note, Progress, Record, Ruled, Trained, Validated
@@ -49,6 +50,9 @@ MOST_RECALIBRATING = 8
 
 CLIP_MEMORY = 500
 """Steps over which the share of clipped gradients is averaged."""
+
+AGAIN = 0.75
+"""Share of the steps that a student which begins anew learns for: with two batches, 1.3 times as long as labels alone."""
 
 _BEGUN = {"config.toml", "records.jsonl", "prepared"}  # what a run holds that was stopped before its first state
 
@@ -84,11 +88,11 @@ def train(
         if saved["threads"] != torch.get_num_threads():
             threads = f"{saved['threads']} threads before, {torch.get_num_threads()} now"
             yield Note(f"{threads}: the result will differ slightly from an uninterrupted run", warning=True)
-        yield Note(f"goes on at step {trainer.step} of {config.train.steps}")
+        yield Note(f"goes on at step {trainer.step} of {trainer.foreseen()}")
     for record in trainer.run(stop):
         run.append(record)
         yield record
-    if trainer.step < config.train.steps:
+    if trainer.step < trainer.until:
         trainer.save()
         record = Trained(str(folder), trainer.step, trainer.seconds, True, None, "stopped: repeat the command to go on")
     else:
@@ -133,7 +137,6 @@ class Trainer:
         self.student = beginning(config, materials, collection)
         network.to_device(self.student, device)
         self.average = copy.deepcopy(self.student).eval()
-        self.snapshot = copy.deepcopy(self.average)
         self.best = copy.deepcopy(self.student.state_dict())
         self.best_ap, self.shipped_ap, self.best_step = -1.0, -1.0, 0
         self.algorithm: Algorithm = chosen_algorithm(collection, config).to(device)
@@ -141,27 +144,28 @@ class Trainer:
         self.guard = Guard(config.guard, config.train.steps)
         self.gate: dict[str, Any] = {}
         self.step, self.seconds, self.slower, self.clipped = 0, 0.0, 1.0, 0.0
+        self.begun, self.until, self.round = 0, config.train.steps, 0
 
     def run(self, stop: threading.Event) -> Iterator[Record]:
         """Train to the end, or until ``stop`` is set; yield a record now and then."""
         settings, last = self.config.train, time.perf_counter()
-        while self.step < settings.steps and not stop.is_set():
+        while self.step < self.until and not stop.is_set():
             if self.step and self.step % settings.save_every == 0:
                 self.save()
             seen = self._update(*self._batches())
             self.step += 1
             now = time.perf_counter()
             self.seconds, last = self.seconds + now - last, now
-            if self.step % 10 == 0 or self.step in (1, settings.steps):
+            if self.step % 10 == 0 or self.step in (1, self.until):
                 rest = {key: value for key, value in seen.items() if key != "loss"}
-                yield Progress(self.step, settings.steps, self.seconds, seen["loss"], self._rate(), rest)
-            if self.step % settings.validate_every == 0 or self.step == settings.steps:
+                yield Progress(self.step, self.foreseen(), self.seconds, seen["loss"], self._rate(), rest)
+            if self.step % settings.validate_every == 0 or self.step == self.until:
                 yield from self._consider(self._validate(seen))
 
     def save(self) -> None:
         """Keep all that decides what comes next, in types that load with ``weights_only``."""
         self.keep({
-            **self._position(), "snapshot": self.snapshot.state_dict(), "gate": self.gate,
+            **self._position(), "gate": self.gate,
             "unlabelled_random": self.unlabelled_random.get_state(), "guard": self.guard.state(),
             "seconds": self.seconds, "threads": torch.get_num_threads(),
         })  # fmt: skip
@@ -169,7 +173,6 @@ class Trainer:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take up where ``state`` left off."""
         self._return(state)
-        self.snapshot.load_state_dict(state["snapshot"])
         self.unlabelled_random.set_state(state["unlabelled_random"])
         self.guard.restore(state["guard"])
         self.gate, self.seconds = state["gate"], state["seconds"]
@@ -181,7 +184,7 @@ class Trainer:
             "best_ap": self.best_ap, "shipped_ap": self.shipped_ap, "best_step": self.best_step,
             "algorithm": self.algorithm.state_dict(), "optimiser": self.optimiser.state_dict(),
             "labelled_random": self.labelled_random.get_state(), "step": self.step, "slower": self.slower,
-            "clipped": self.clipped,
+            "clipped": self.clipped, "begun": self.begun, "until": self.until, "round": self.round,
         }  # fmt: skip
 
     def _return(self, state: Mapping[str, Any]) -> None:
@@ -194,6 +197,8 @@ class Trainer:
         self.best, self.best_step = state["best"], state["best_step"]
         self.best_ap, self.shipped_ap = state["best_ap"], state["shipped_ap"]
         self.step, self.slower, self.clipped = state["step"], state["slower"], state["clipped"]
+        self.begun, self.until, self.round = state["begun"], state["until"], state["round"]
+        self.guard.steps = self.until
 
     def _batches(self) -> tuple[Labelled, Unlabelled | None]:
         """Cut the tiles of a step; unlabelled ones only in their stage."""
@@ -202,17 +207,21 @@ class Trainer:
         if self.guard.opened is None:
             return labelled, None
         fewer = replace(how, batch=-(-how.batch // wants.strong_views))
-        sources = self.materials.unlabelled, fewer, wants.strong_views, wants.cutmix, self.unlabelled_random
+        sources = self._unlabelled(), fewer, wants.strong_views, wants.cutmix, self.unlabelled_random
         return labelled, _to(unlabelled_batch(*sources), self.device)
 
     def _consider(self, validated: Validated) -> Iterator[Record]:
         """Yield a validation and what the guard makes of it; do as the guard says."""
         yield validated
-        guard, seen, step = self.guard, validated.watch, self.step
-        if self.algorithm.strong_views and self.materials.unlabelled and guard.opens(step, validated.ap, seen):
+        guard, seen, step, anew = self.guard, validated.watch, self.step, self.algorithm.teacher == "picks"
+        able = self.algorithm.strong_views and self.materials.unlabelled
+        if able and guard.opens(step, self.shipped_ap if anew else validated.ap, seen, at_end=anew):
             self.gate = copy.deepcopy(self._position())
-            self.snapshot.load_state_dict(self.average.state_dict())
-            yield Note(f"step {step}: {len(self.materials.unlabelled)} unlabelled micrographs come in")
+            if anew:
+                self._begin_anew()
+            yield Note(f"step {step}: {len(self._unlabelled())} unlabelled micrographs come in")
+        elif anew and guard.opened is not None:
+            yield from self._judge_student(seen)
         else:
             early = step < guard.settings.earliest * guard.steps
             for ruling in guard.judge(validated.ap, self.materials.held_labels, seen, early=early):
@@ -221,10 +230,62 @@ class Trainer:
                 if ruling.action == "go back":
                     break
 
+    def _judge_student(self, seen: Mapping[str, float]) -> Iterator[Record]:
+        """Yield what is wrong with a student that began anew; at its end keep it, let another begin, or go back."""
+        guard, step, over = self.guard, self.step, self.step == self.until
+        outdone = guard.outdone(self.shipped_ap) if over else None
+        for ruling in [outdone] if outdone else guard.judge(math.nan, self.materials.held_labels, seen, early=not over):
+            yield Ruled(step, ruling.code, ruling.verdict, ruling.action, ruling.sentence)
+            yield from self._obey(ruling)
+        if over and not outdone and self.round < self.algorithm.rounds:
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Pick unlabelled micrographs with the model to be shipped; a new student is to learn that beside the labels.
+
+        It learns for ``AGAIN`` of the steps, along a schedule of its own.
+        """
+        model, self.round = self.shipped(), self.round + 1
+        for stored in self._unlabelled():
+            image = stored.image()
+            picks = self._find(stored.name, all_around(model, image, precision=self.precision))
+            stored.believe(*self.config.target.draw_scores(picks, image, diameter_px=self.collection.diameter_px))
+        self.begun, self.until = self.step, self.step + self._again()
+        self.guard.steps = self.until
+        self.student = beginning(self.config, self.materials, self.collection, self.round)
+        network.to_device(self.student, self.device)
+        self.average = copy.deepcopy(self.student).eval()
+        self.optimiser = _optimiser(self.student, self.config)
+        self.best_ap, self.shipped_ap, self.clipped = -1.0, -1.0, 0.0
+
+    def _again(self) -> int:
+        return math.ceil(AGAIN * self.config.train.steps)
+
+    def foreseen(self) -> int:
+        """Return at which step the training ends, if nothing comes in between."""
+        anew = self.algorithm.teacher == "picks" and self.materials.unlabelled and not self.guard.closed
+        return self.until + (self.algorithm.rounds - self.round) * self._again() if anew else self.until
+
+    def _unlabelled(self) -> Sequence[Stored]:
+        """Return the unlabelled micrographs that teach.
+
+        A student that begins anew learns from as many as have an area that it sees from all sides in its crops: more
+        would take longer to pick than to learn from.
+        """
+        pool = self.materials.unlabelled
+        if self.algorithm.teacher != "picks":
+            return pool
+        area = self._again() * self.cropping.batch * self.cropping.size**2 / len(ORIENTATIONS)
+        order = np.random.default_rng(self.config.train.seed).permutation(len(pool)).tolist()
+        before = np.cumsum([0, *(math.prod(pool[i].shape) for i in order)])[:-1]
+        return [replace(pool[i], belief=f".belief{self.round}.npy") for i in np.array(order)[before < area].tolist()]
+
     def _obey(self, ruling: Ruling) -> Iterator[Record]:
         match ruling.action:
             case "go back" if self.guard.opened is not None:
                 trust = self.algorithm.trust / 2
+                if self.algorithm.teacher == "picks":  # to try again would take as long as all before
+                    self.guard.returns = 1
                 step = self.guard.go_back()
                 self._return(copy.deepcopy(self.gate))
                 self.algorithm.trust.copy_(trust)
@@ -272,44 +333,39 @@ class Trainer:
         return replace(point, how=f"{point.how}; on {where}")
 
     def _search(self, model: UNet, stored: Stored, image: Image) -> Picks:
-        micrograph = self.micrographs[stored.name]
-        found = probability(model, image, precision=self.precision)
-        return find(found, micrograph, diameter_px=self.collection.diameter_px, **asdict(self.config.search))
+        return self._find(stored.name, probability(model, image, precision=self.precision))
+
+    def _find(self, name: str, found: Image) -> Picks:
+        search = asdict(self.config.search)
+        return find(found, self.micrographs[name], diameter_px=self.collection.diameter_px, **search)
 
     def _update(self, labelled: Labelled, unlabelled: Unlabelled | None) -> dict[str, float]:
         """Learn from one batch; return what there is to watch."""
         settings, progress = self.config.train, self.guard.progress(self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate()
-        teacher = {"none": None, "average": self.average, "snapshot": self._frozen(progress)}[self.algorithm.teacher]
+        teacher = self.average if self.algorithm.teacher == "average" else None
         with autocast(self.device, self.precision):
             step = self.algorithm.step(self.student, teacher, labelled, unlabelled, progress or 0.0)
         step.loss.backward()
         norm = float(nn.utils.clip_grad_norm_(self.student.parameters(), settings.clip_norm or math.inf))
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        update_average(self.average, self.student, self.step, settings.average * settings.steps)
+        span = settings.average * (self.until - self.begun)
+        update_average(self.average, self.student, self.step - self.begun, span)
         self.clipped += ((norm > (settings.clip_norm or math.inf)) - self.clipped) / min(self.step + 1, CLIP_MEMORY)
         seen = {"loss": float(step.loss.detach()), "gradient_norm": norm, "clip_rate": self.clipped}
-        if (self.step + 1) % settings.validate_every == 0 or self.step + 1 == settings.steps:
+        if (self.step + 1) % settings.validate_every == 0 or self.step + 1 == self.until:
             tiles = {"labelled_input": labelled.image}
             tiles |= {} if unlabelled is None else {"weak_input": unlabelled.weak, "strong_input": unlabelled.strong}
             seen |= dict(input_statistics(tiles))
         return seen | {key: float(value) for key, value in step.watch.items()}
 
-    def _frozen(self, progress: float | None) -> UNet:
-        """Return the snapshot, taken anew where a round begins."""
-        if progress and self.algorithm.rounds > 1:
-            before = self.guard.progress(self.step - 1) or 0.0
-            if int(progress * self.algorithm.rounds) > int(before * self.algorithm.rounds):
-                self.snapshot.load_state_dict(self.average.state_dict())
-        return self.snapshot
-
     def _rate(self) -> float:
         """Return the rate of this step: linear warm-up, then a cosine (Loshchilov & Hutter, arXiv 1608.03983)."""
-        s = self.config.train
-        warm = min(1.0, (self.step + 1) / max(1.0, s.warmup * s.steps))
-        fallen = s.last_rate + (1 - s.last_rate) * 0.5 * (1 + math.cos(math.pi * self.step / s.steps))
+        s, step, steps = self.config.train, self.step - self.begun, self.until - self.begun
+        warm = min(1.0, (step + 1) / max(1.0, s.warmup * steps))
+        fallen = s.last_rate + (1 - s.last_rate) * 0.5 * (1 + math.cos(math.pi * step / steps))
         return self.slower * s.rate * warm * fallen
 
     def _validate(self, seen: Mapping[str, float]) -> Validated:
@@ -341,8 +397,8 @@ def _streams(seed: int) -> tuple[torch.Generator, torch.Generator]:
     return torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 2**32)
 
 
-def beginning(config: RunConfig, materials: Materials, collection: Collection) -> UNet:
-    """Return a network with drawn weights, or with those of the run to start from."""
+def beginning(config: RunConfig, materials: Materials, collection: Collection, again: int = 0) -> UNet:
+    """Return a network with weights drawn, by other lots ``again``, or with those of the run to start from."""
     if config.train.start_from is not None:
         run = Run.open(config.train.start_from)
         recipe, shape = config.recipe(collection.diameter_px), run.config.model
@@ -353,7 +409,7 @@ def beginning(config: RunConfig, materials: Materials, collection: Collection) -
             )  # fmt: skip
         return run.model().train()
     with torch.random.fork_rng():
-        torch.manual_seed(config.train.seed)
+        torch.manual_seed(config.train.seed + again * 2**32)
         return UNet(config.model, prior=materials.prior)
 
 

@@ -35,15 +35,16 @@ class Step:
 class Algorithm(nn.Module, ABC):
     """A way to learn. It has no parameters; what it must remember between steps are buffers.
 
-    ``teacher`` says which second model the trainer keeps for it: none, the running average of the student, or a
-    ``snapshot`` of that average, renewed in ``rounds``. ``strong_views`` is the number of strong views of each
+    ``teacher`` says who tells it of unlabelled tiles: nobody; the running average of the student, as a second model;
+    or the ``picks`` of that average on whole micrographs, which come with the tiles, while the student begins anew, in
+    ``rounds``. ``strong_views`` is the number of strong views of each
     unlabelled tile it wants, ``cutmix`` the largest share of each that shows another tile; without views it is
     given no unlabelled tiles. ``partial`` algorithms learn from labels that leave particles out. The guard lowers
     ``trust`` where unlabelled tiles do harm.
     """
 
     name: ClassVar[str]
-    teacher: ClassVar[Literal["none", "average", "snapshot"]] = "none"
+    teacher: ClassVar[Literal["none", "average", "picks"]] = "none"
     strong_views: ClassVar[int] = 0
     partial: ClassVar[bool] = False
     cutmix: float = 0.0

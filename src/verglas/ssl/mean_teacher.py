@@ -26,7 +26,8 @@ class SoftTargets(Consistent, ABC):
         self, student: Network, teacher: Network | None, labelled: Labelled, unlabelled: Unlabelled, progress: float
     ) -> Terms:
         """Return what the student says of strong views, held to the teacher's beliefs."""
-        belief = unlabelled.seen(belief_of(teacher, unlabelled.weak))
+        known = unlabelled.belief
+        belief = unlabelled.seen(belief_of(teacher, unlabelled.weak) if known is None else known)
         logits, views = together(student, labelled, unlabelled.strong)
         return logits, self.apart(views, belief, unlabelled.seen(unlabelled.valid)), {}
 

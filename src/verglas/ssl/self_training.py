@@ -1,45 +1,32 @@
-"""Learn from pseudo-labels of a frozen copy of yourself, made anew in rounds (Xie et al., arXiv 1911.04252)."""
+"""Learn from the picks of the model that labels alone made, as a new student (Xie et al., arXiv 1911.04252)."""
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from verglas.batch import Labelled, Unlabelled
 from verglas.errors import check_range
-from verglas.losses import Loss
-from verglas.ssl._base import Network
-from verglas.ssl.fixmatch import Agreement, PseudoLabelling, on_strong_views
-from verglas.ssl.thresholds import Quantile
+from verglas.losses import Loss, bce, masked_mean
+from verglas.ssl.mean_teacher import SoftTargets
 
 
-class SelfTraining(PseudoLabelling):
-    """The teacher is a snapshot of the averaged model, taken at the start of each round.
+class SelfTraining(SoftTargets):
+    """The unlabelled micrographs are picked, and a student that begins anew learns these picks beside the labels.
 
-    It labels the surest ``share`` of each class in the proportion of the prior; the rest does not count.
+    Picks are peaks of the mean map over all orientations that suppress each other, so they are particles, one disc
+    each, where a map is only pixels; the core of each has its score as target, the ring around it does not count, and
+    all else is background. This is done ``rounds`` times, each time by the student before.
     """
 
-    name, teacher, strong_views = "self_training", "snapshot", 1
+    name, teacher, strong_views = "self_training", "picks", 1
 
     def __init__(
-        self,
-        loss: Loss,
-        *,
-        rounds: int = 2,
-        share: float = 0.8,
-        weight: float = 1.0,
-        ramp_until: float = 0.0,
-        cutmix: float = 0.0,
+        self, loss: Loss, *, rounds: int = 1, weight: float = 1.0, ramp_until: float = 0.0, cutmix: float = 0.0
     ) -> None:
         check_range("algorithm.options", 1, 100, rounds=rounds)
-        super().__init__(loss, Quantile(share, share), weight=weight, ramp_until=ramp_until, cutmix=cutmix)
+        super().__init__(loss, weight=weight, ramp_until=ramp_until, cutmix=cutmix)
         self.rounds = rounds
 
-    def agreement(
-        self,
-        student: Network,
-        labelled: Labelled,
-        unlabelled: Unlabelled,
-        target: Float[Tensor, "b 1 p q"],
-        weight: Float[Tensor, "b 1 p q"],
-    ) -> Agreement:
-        """Return the term of the strong views."""
-        return on_strong_views(student, labelled, unlabelled, target, weight)
+    def apart(
+        self, views: Float[Tensor, "v b 1 p q"], belief: Float[Tensor, "v b 1 p q"], valid: Bool[Tensor, "v b 1 p q"]
+    ) -> Float[Tensor, ""]:
+        """Return the mean cross-entropy: the loss of the labels has a Dice term, which wants labels of 0 or 1."""
+        return masked_mean(bce(views, belief), valid)
