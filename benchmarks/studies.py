@@ -70,11 +70,11 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def study(name: str, options: argparse.Namespace) -> Study:
-    """Return a committed study with its paths below the data; simulated micrographs are below ``--work``."""
+    """Return a committed study with its paths below the data; simulated micrographs are in ``--work``."""
     path = HERE / "studies" / f"{name}.toml"
     tree = read_tree(path)
     for of, data in tree["data"].items():
-        root = options.work if of == "simulated" else options.data
+        root = options.work / "data" if of == "simulated" else options.data
         data["micrographs"] = [str(root / pattern) for pattern in data["micrographs"]]
         data["labels"] = str(root / data["labels"])
     if options.seeds:
@@ -88,7 +88,7 @@ def _carry_out(name: str, options: argparse.Namespace) -> bool:
     """Carry out what is left of a study; tell whether all has ended, and if so keep its results."""
     plan, folder, stop = study(name, options), options.work / name, threading.Event()
     if "simulated" in plan.data:
-        _simulate(options.work / "simulated")
+        _simulate(options.work / "data" / "simulated")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     last = None

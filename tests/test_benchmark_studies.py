@@ -157,7 +157,7 @@ def test_a_killed_reproduction_is_taken_up_and_leaves_results_tables_and_curves(
         assert (runs / row["run"] / "run" / "report.html").is_file()
     monkeypatch.setattr(studies, "HERE", folder)
     table = studies.tables(given_to(folder))
-    assert table == said.splitlines()[-len(table) :]
+    assert "\n".join(table) in said
     for kind in ("micrographs", "particles"):
         assert f"](figures/study_small_{kind}.svg)" in "\n".join(table)
         assert 1000 < (folder / "figures" / f"study_small_{kind}.svg").stat().st_size < 100_000
