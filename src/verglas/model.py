@@ -113,7 +113,8 @@ class UNet(nn.Module):
         """Return the logits of these features."""
         *skips, x = features
         for block in self.up:
-            first, *rest = block
+            first, *rest = block.children()
+            assert isinstance(first, nn.Conv2d)
             x = _joined(first, skips.pop(), x)
             for layer in rest:
                 x = layer(x)
