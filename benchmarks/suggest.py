@@ -60,7 +60,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--sets", default="bgal_10017,cryoppp_10947")
     parser.add_argument("--chains", default="suggest,random0,random1,random2")
     parser.add_argument("--added", type=int, default=2, help="micrographs labelled after the first, one at a time")
-    parser.add_argument("--draws", default="0,1,2")
+    parser.add_argument("--draws", default="0,1,2,3,4")
     parser.add_argument("--on", choices=("test", "rest"), default="test")
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--jobs", type=int, default=1)
@@ -143,6 +143,9 @@ def _table(rows: list[dict[str, Any]], options: argparse.Namespace) -> Iterator[
     """Yield a table in Markdown: means over draws, and the paired gain over random order."""
     shown = [r for r in rows if r["on"] == options.on and r["settings"] == sorted(options.set)
              and r["added"] == options.added]  # fmt: skip
+    if not shown:
+        yield "It has not been run."
+        return
     at = {(r["set"], s["labelled"], r["draw"], r["chain"]): s for r in shown for s in r["steps"]}
     headings = ["data", "labelled", "draws", "AP .5 D suggest", "random", "gain (95 % interval)", "F1 .5 D gain",
                 "AP .3 D gain", "won"]  # fmt: skip

@@ -13,7 +13,7 @@ from scipy import stats
 
 from verglas.errors import InputError
 from verglas.study import Amount, Study
-from verglas.study_report import Group, collect, curves, spread, summed_up, write_results
+from verglas.study_report import Group, _least, collect, curves, spread, summed_up, write_results
 from verglas.study_run import calibration_error
 
 ROWS = {"supervised": {}, "mean_teacher": {"algorithm": {"name": "mean_teacher"}}}
@@ -26,7 +26,7 @@ def result(ap: float, **changes: Any) -> dict[str, Any]:
     figures |= {"pixel_skill": ap, "pixel_precision": ap, "pixel_recall": ap, "pixel_f1": ap}
     return {
         "figures": figures, "doctor": {"verdict": None, "cause": None}, "stages": [], "version": "1", "device": "cpu",
-        "threads": 1, "test": {"seen_unlabelled": False}, **changes,
+        "threads": 1, "test": {"seen_unlabelled": False}, "labels": {"digest": str(ap)}, **changes,
     }  # fmt: skip
 
 
@@ -90,11 +90,30 @@ def test_differences_are_taken_pair_by_pair_with_the_interval_of_a_paired_t_test
 
 def test_a_pair_needs_both_seeds() -> None:
     def group(row: str, values: dict[int, float]) -> Group:
-        runs = {seed: ("key", result(value)) for seed, value in values.items()}
+        runs = {seed: (f"{row}{seed}", result(value)) for seed, value in values.items()}
         return Group("toy", row, Amount("ratio", 0.1), 3, runs)
 
     rows = summed_up([group("a", {0: 0.1, 1: 0.2}), group("b", {1: 0.5, 2: 0.9})])
     assert rows[1]["gain"]["ap@0.5"] == pytest.approx(spread([0.3]), nan_ok=True)
+
+
+def test_rows_that_share_their_runs_have_no_gain_and_the_page_says_so(folder: Path) -> None:
+    listed = json.loads((folder / "cells.json").read_text())["cells"]
+    for cell in listed:
+        cell["key"] = cell["key"].replace("mean_teacher", "supervised")
+    write(folder / "cells.json", {"cells": listed})
+    write_results(folder)
+    assert not any(row["gain"] for row in summed_up(collect(folder)))
+    text = re.sub(r"\s+", " ", (folder / "study.html").read_text())
+    assert "toy, 10 %, 50 %: supervised and mean_teacher come to the same settings, so the same runs." in text
+
+
+def test_the_page_says_where_all_seeds_have_the_same_labels(folder: Path) -> None:
+    for path in (folder / "runs").glob("*0.5*/result.json"):
+        write(path, json.loads(path.read_text()) | {"labels": {"digest": "all there are"}})
+    write_results(folder)
+    found = re.findall(r"toy, (\d+ %): all seeds have the same labels", (folder / "study.html").read_text())
+    assert found == ["50 %"]
 
 
 @pytest.mark.parametrize(("values", "n", "sd"), [([], 0, None), ([0.4], 1, None), ([0.4, 0.6], 2, 0.02**0.5)])
@@ -117,6 +136,7 @@ def test_the_files_say_the_same(folder: Path) -> None:
         (line,) = [x for x in lines if (x["row"], float(x["value"]), x["figure"]) == (group["row"], group["value"], "ap@0.5")]  # fmt: skip  # noqa: E501
         assert float(line["mean"]) == group["figures"]["ap@0.5"]["mean"]
         assert line["gain"] == str(group["gain"].get("ap@0.5", {}).get("mean", ""))
+        assert line["verdicts"].split("; ") == group["verdicts"] == ["learned"] * 3
 
 
 class Links(HTMLParser):
@@ -176,6 +196,18 @@ def test_rows_differ_in_line_and_mark_and_each_data_set_has_a_panel() -> None:
     assert drawn == curves(pairs, "ap@0.5"), "the same numbers, the same bytes"
     assert len(re.findall(r'id="axes_\d+"', drawn)) == 2
     assert len(set(re.findall(r"stroke-dasharray: ([\d., ]+)", drawn))) >= 3 > len(re.findall("dasharray", alone))
+
+
+def test_the_axis_shows_what_there_is_and_nothing_below_it() -> None:
+    def least(*values: float) -> float:
+        runs = {seed: (f"k{seed}", result(value)) for seed, value in enumerate(values)}
+        group = Group("toy", "a", Amount("ratio", 0.1), len(values), runs)
+        return _least([(group, summed_up([group])[0])], "ap@0.5")
+
+    assert least(0.75) == 0.7
+    assert least(0.0, 0.9) == 0
+    assert least(0.84, 0.86) == 0.7, "the interval is wider than the runs"
+    assert _least([], "ap@0.5") == 0
 
 
 def test_the_error_of_calibration_is_that_of_its_definition() -> None:

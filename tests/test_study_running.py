@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -15,12 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from toy import DIAMETER, write_toy
+from toy import DIAMETER, PIXEL_SIZE, SIDE, write_toy
 from verglas import api, train
 from verglas.config import RunConfig
 from verglas.data import Stored
 from verglas.errors import InputError
 from verglas.io.collections import collect
+from verglas.io.micrographs import read_image, write_mrc
 from verglas.records import Failed, Note, Record, Summary, Validated
 from verglas.runs import Run
 from verglas.study import Study, planned, truth_path, write_plan
@@ -37,7 +39,7 @@ from verglas.studying import (
     on_cluster,
     tasks_of,
 )
-from verglas.types import Collection, Grid, Image, Picks, nothing
+from verglas.types import Collection, Grid, Image, Micrograph, Picks, nothing
 
 SETTINGS: dict[str, Any] = {
     "model": {"width": 4, "depth": 2}, "preprocess": {"working_diameter_px": 16}, "search": {"least_score": 0.0001},
@@ -174,6 +176,24 @@ def test_more_seeds_are_added_to_what_is_there(done: tuple[Path, list[Record]], 
     assert len(more) == 12
 
 
+def test_a_picture_of_the_test_that_also_teaches_is_told(
+    done: tuple[Path, list[Record]], toy: Path, tmp_path: Path
+) -> None:
+    found = json.loads((done[0] / "splits" / "toy_leakage.json").read_text())
+    assert found["highest_correlation"] < 0.1
+    assert found["compared"] == found["of"] == 7
+    shutil.copytree(toy / "mics", tmp_path / "mics")
+    shutil.copytree(toy / "labels", tmp_path / "labels")
+    image = read_image(Micrograph("m0", tmp_path / "mics" / "m0.mrc", (SIDE, SIDE)))
+    noisy = image + np.random.default_rng(0).normal(size=image.shape).astype(np.float32) * image.std() / 2
+    write_mrc(tmp_path / "mics" / "m6.mrc", noisy, PIXEL_SIZE)
+    plan = small(tmp_path, test={"toy": ["m6"]})
+    records = run(plan, tmp_path / "x")
+    (told,) = [record for record in records if isinstance(record, Note) and record.warning]
+    assert "m6, of the test, looks like m0" in told.text
+    assert "m6, of the test, looks like m0" in (tmp_path / "x" / "study.html").read_text()
+
+
 # --- going on
 
 
@@ -305,9 +325,22 @@ def test_a_dry_run_learns_from_runs_that_have_ended(done: tuple[Path, list[Recor
     folder, records = done
     summary = list(foreseen(tasks(study(toy, seeds=[0, 1, 2]), folder), 1))[-1]
     assert isinstance(summary, Summary)
-    seconds = sorted(record.seconds for record in records if isinstance(record, Studied))
-    assert summary.facts["seconds_for_a_run"] == pytest.approx((seconds[3] + seconds[4]) / 2)
+    ends = [record for record in records if isinstance(record, Studied)]
+    medians = [np.median([end.seconds for end in ends if row in end.about]) for row in ("supervised", "teacher")]
+    assert summary.facts["hours"] == pytest.approx(2 * sum(medians) / 3600), "each row costs what it did"
     assert (summary.facts["runs"], summary.facts["to_do"]) == (12, 4)
+
+
+def test_a_trial_tells_short_runs_from_long_ones_and_dear_ones_from_cheap_ones(toy: Path, tmp_path: Path) -> None:
+    def hours(**row: Any) -> float:
+        rows = {"row": {"algorithm": {"name": "supervised"}} | row}
+        summary = list(foreseen(tasks(small(toy, rows={"first": {}} | rows), tmp_path), 1))[-1]
+        assert isinstance(summary, Summary)
+        return summary.facts["hours"]
+
+    alone = hours()
+    assert hours(train={"steps": 60_000}) > 100 * alone
+    assert hours(algorithm={"name": "fixmatch"}, train={"steps": 60_000}) > 100 * alone
 
 
 # --- other ways
@@ -393,8 +426,9 @@ def test_options_of_a_cluster_are_checked(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_a_real_cluster_ends_a_study(toy: Path) -> None:
-    if shutil.which("sbatch") is None:
-        pytest.skip("no sbatch on this machine: the array job itself was not tried")
+    answered = shutil.which("sinfo") and subprocess.run(["sinfo", "--noheader"], capture_output=True, check=False)
+    if not answered or not answered.stdout:
+        pytest.skip("no SLURM answers on this machine (see scripts/slurm): the array job itself was not tried")
     folder = toy / "slurm"
     *_, summary = api.study(
         folder, small(toy, seeds=[0, 1]), executor="slurm", cluster={"minutes": "10", "at_once": "2"}

@@ -20,7 +20,6 @@ from verglas.picker import Picker
 from verglas.records import Failed, Note, Picked, Record, Suggested, Summary
 from verglas.runs import Run
 from verglas.suggest import (
-    VIEWS,
     Judge,
     Seen,
     features,

@@ -150,7 +150,7 @@ def pick(
     if not micrographs:
         raise InputError("--micrographs", "micrographs", found="none", expected="files, folders or patterns")
     chosen, how = threshold_of(run, threshold, expected_precision)
-    picker = Picker.load(run, device=resolved_device(device))
+    picker = Picker.load(run, device=resolved_device(device)).folded()
     told = pixel_size_angstrom or picker.config.data.pixel_size_angstrom
     found = find_micrographs(micrographs, pixel_size_angstrom=told)
     yield from _said(found)

@@ -1,5 +1,6 @@
 """The U-Net: a prepared image in, logits of particle cores out; weights as safetensors, shape as JSON."""
 
+import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from verglas.errors import InputError, check_range
 from verglas.io._base import whole_file
@@ -111,9 +113,25 @@ class UNet(nn.Module):
         """Return the logits of these features."""
         *skips, x = features
         for block in self.up:
-            x = functional.interpolate(x, scale_factor=2.0, mode="nearest")
-            x = block(torch.cat([skips.pop(), x], dim=1))
+            first, *rest = block.children()
+            assert isinstance(first, nn.Conv2d)
+            x = _joined(first, skips.pop(), x)
+            for layer in rest:
+                x = layer(x)
         return self.head(x)
+
+
+def _joined(conv: nn.Conv2d, skip: Float[Tensor, "b k h w"], below: Float[Tensor, "b c p q"]) -> Tensor:
+    """Return ``conv(cat(skip, repeated))``, where ``repeated`` is ``below`` with each pixel as 2 × 2 equal ones.
+
+    Of the nine taps on equal pixels some meet the same one. Summed, they make a transposed convolution of 4 × 4, which
+    takes four products where there were nine, and nothing is repeated or joined in memory.
+    """
+    own, other = conv.weight.split([skip.shape[1], below.shape[1]], dim=1)
+    sums = 4 * functional.avg_pool2d(other, 2, stride=1, padding=1)
+    taps = sums.flip(-1, -2).transpose(0, 1)
+    above = functional.conv_transpose2d(below, taps, stride=2, padding=1)
+    return functional.conv2d(skip, own, conv.bias, padding=1) + above
 
 
 def save(model: UNet, folder: Path) -> None:
@@ -139,6 +157,17 @@ def load(folder: Path, shape: Shape) -> UNet:
 def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
     """Return the layers that have running statistics."""
     return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def folded(model: UNet) -> UNet:
+    """Return a network that predicts the same without batch norms: each is part of the convolution before it."""
+    model = copy.deepcopy(model).eval()
+    for block in (*model.down, *model.up):
+        for place, layer in enumerate(block):
+            if isinstance(layer, nn.BatchNorm2d):
+                block[place - 1] = fuse_conv_bn_eval(block[place - 1], layer)
+                block[place] = nn.Identity()
+    return to_device(model, next(model.parameters()).device)
 
 
 def to_device(model: UNet, device: torch.device) -> UNet:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -37,20 +38,26 @@ class Watched:
 
 
 def watch(
-    student: UNet, average: UNet, algorithm: Algorithm, stored: Sequence[Stored], prior: float, precision: Precision
+    student: UNet,
+    average: UNet,
+    algorithm: Algorithm,
+    stored: Sequence[Stored],
+    prior: float,
+    precision: Precision,
+    maps: Mapping[str, Image] = MappingProxyType({}),
 ) -> dict[str, float]:
     """Return all that can be measured on these micrographs, some of which bear held-out labels.
 
-    ``prior`` is the share of positive pixels among the training labels.
+    ``prior`` is the share of positive pixels among the training labels; ``maps`` are what the average has found.
     """
     seen = copy.deepcopy(student).eval()
-    looked = [_look(seen, average, each, precision) for each in stored]
+    looked = [_look(seen, average, each, precision, maps.get(each.name)) for each in stored]
     held = [one for one in looked if (one.held & one.target).any() and (one.held & ~one.target).any()]
     found = {"weight_norm_ratio": _norm(average) / max(_norm(student), 1e-12)}
     if held:
         target = np.concatenate([one.target[one.held] for one in held])
-        for name, maps in (("average", [one.average for one in held]), ("student", [one.student for one in held])):
-            belief = np.concatenate([one[where.held] for one, where in zip(maps, held, strict=True)])
+        for name, seen_by in (("average", [one.average for one in held]), ("student", [one.student for one in held])):
+            belief = np.concatenate([one[where.held] for one, where in zip(seen_by, held, strict=True)])
             found |= {f"{name}_{key}": value for key, value in pixel_figures(target, belief).items()}
             if name == "average":
                 found |= _pseudo_labels(algorithm, target, belief) | _ceiling(target, belief)
@@ -94,9 +101,10 @@ def auc(particles: Float[np.ndarray, " n"], other: Float[np.ndarray, " m"]) -> f
     return float((below / len(ranked)).mean())
 
 
-def _look(student: UNet, average: UNet, stored: Stored, precision: Precision) -> Watched:
+def _look(student: UNet, average: UNet, stored: Stored, precision: Precision, known: Image | None) -> Watched:
     image, stem = stored.image(), student.shape.stem
-    maps = [probability(model, image, precision=precision) for model in (student, average)]
+    maps = [probability(student, image, precision=precision)]
+    maps.append(known or probability(average, image, precision=precision))
     p, q = maps[0].data.shape
     masks = torch.from_numpy(np.array(stored.masks()))[None]
     labelled = masks.shape[1] > 1

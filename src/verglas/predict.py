@@ -61,7 +61,7 @@ def all_around(model: UNet, image: Image, *, precision: Precision = "float32") -
     look = partial(probability, model, precision=precision)
     found = look(image)
     others = [turned(look, image, quarters, mirrored) for quarters, mirrored in ORIENTATIONS[1:]]
-    return Image(np.mean([found.data, *others], axis=0, dtype=np.float32), found.grid, found.valid)
+    return Image(np.stack([found.data, *others]).mean(axis=0), found.grid, found.valid)
 
 
 def trimmed(image: Image, stem: int) -> Image:

@@ -22,6 +22,9 @@ VERSION = 1
 
 _MAD_TO_SD = 1.4826
 
+_LINES = 64
+"""Rows or columns that are transformed at a time: their spectrum stays in the cache."""
+
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
@@ -85,26 +88,35 @@ class Preprocess:
         filled = np.where(dead, np.median(inner[~dead]), inner) if dead.any() else inner
         small = resize(filled, new, workers=workers)
         valid = ~_touched(dead, new) if dead.any() else np.ones(new, bool)
-        valid &= ~self._outliers(small, valid)
-        small = self._flattened(small, valid)
+        spectrum = _spectrum(small)
+        valid &= ~self._outliers(small, spectrum, valid)
+        small = self._flattened(small, spectrum, valid)
         return Image(_normalised(small, valid, self.clip), grid, valid)
 
-    def _flattened(self, small: Float[np.ndarray, "m n"], valid: Bool[np.ndarray, "m n"]) -> np.ndarray:
+    def _flattened(
+        self, small: Float[np.ndarray, "m n"], spectrum: Float[np.ndarray, "m n"], valid: Bool[np.ndarray, "m n"]
+    ) -> np.ndarray:
         if not self.flatten:
             return small
         sigma = self.flatten * self.working_diameter_px
         if valid.all():
-            return small - _smooth(small, sigma)
-        weight = np.maximum(_smooth(valid.astype(np.float32), sigma), 1e-3)
-        return small - _smooth(np.where(valid, small, 0), sigma) / weight
+            return small - _smooth(spectrum, sigma)
+        weight = np.maximum(_smooth(_spectrum(valid.astype(np.float32)), sigma), 1e-3)
+        return small - _smooth(_spectrum(np.where(valid, small, 0)), sigma) / weight
 
-    def _outliers(self, small: Float[np.ndarray, "m n"], valid: Bool[np.ndarray, "m n"]) -> np.ndarray:
+    def _outliers(
+        self, small: Float[np.ndarray, "m n"], spectrum: Float[np.ndarray, "m n"], valid: Bool[np.ndarray, "m n"]
+    ) -> np.ndarray:
         if not self.mask_outliers:
             return np.zeros(small.shape, bool)
         centre, spread = _centre_and_spread(small[valid])
-        far = np.abs(_smooth(small, self.working_diameter_px / 8) - centre) > self.mask_outliers * spread
+        far = np.abs(_smooth(spectrum, self.working_diameter_px / 8) - centre) > self.mask_outliers * spread
         steps = max(1, round(self.working_diameter_px / 8))  # with 0, scipy dilates without end
         return ndimage.binary_dilation(far, iterations=steps) if far.any() else far
+
+
+def _spectrum(image: Float[np.ndarray, "m n"]) -> Float[np.ndarray, "m n"]:
+    return scipy.fft.dctn(image, norm="ortho")
 
 
 def resize(data: Float[np.ndarray, "h w"], new: tuple[int, int], *, workers: int = 1) -> Float[np.ndarray, "m n"]:
@@ -114,21 +126,22 @@ def resize(data: Float[np.ndarray, "h w"], new: tuple[int, int], *, workers: int
     """
     for axis in (1, 0):
         old, size = data.shape[axis], new[axis]
-        if old == size:
-            continue
-        spectrum = scipy.fft.dct(data, axis=axis, norm="ortho", workers=workers)
-        keep = min(old, size)
-        spectrum = spectrum[:, :keep] if axis else spectrum[:keep]
-        data = scipy.fft.idct(spectrum, n=size, axis=axis, norm="ortho", workers=workers) * np.float32(
-            np.sqrt(size / old)
-        )
+        if old != size:
+            shape = (new[0], data.shape[1]) if axis == 0 else (data.shape[0], new[1])
+            made, factor = np.empty(shape, data.dtype), np.float32(np.sqrt(size / old))
+            for start in range(0, data.shape[1 - axis], _LINES):
+                lines = (slice(None),) * (1 - axis) + (slice(start, start + _LINES),)
+                spectrum = scipy.fft.dct(data[lines], axis=axis, norm="ortho", workers=workers)
+                spectrum = spectrum[:, :size] if axis else spectrum[:size]
+                made[lines] = scipy.fft.idct(spectrum, n=size, axis=axis, norm="ortho", workers=workers) * factor
+            data = made
     return data
 
 
-def _smooth(image: Float[np.ndarray, "m n"], sigma: float) -> Float[np.ndarray, "m n"]:
-    """Blur by a Gaussian with mirrored borders, in the cosine domain."""
-    spectrum = scipy.fft.dctn(image, norm="ortho")
-    for axis, size in enumerate(image.shape):
+def _smooth(spectrum: Float[np.ndarray, "m n"], sigma: float) -> Float[np.ndarray, "m n"]:
+    """Return the image of this cosine spectrum, blurred by a Gaussian with mirrored borders."""
+    spectrum = spectrum.copy()
+    for axis, size in enumerate(spectrum.shape):
         frequency = np.arange(size, dtype=np.float32) * (np.pi / size)
         gain = np.exp(-0.5 * (frequency * sigma) ** 2)
         spectrum *= gain[:, None] if axis == 0 else gain

@@ -313,7 +313,10 @@ def planned(study: Study, collections: Mapping[str, Collection]) -> tuple[list[C
         partial = amount.kind == "particles" or config.data.labels_are == "partial"
         algorithm = _algorithm(config, partial)
         partly: Literal["partial", "complete"] = "partial" if partial and algorithm.partial else "complete"
-        config = replace(config, data=replace(config.data, micrographs=(), labels=None, labels_are=partly))
+        config = replace(
+            config, data=replace(config.data, micrographs=(), labels=None, labels_are=partly),
+            algorithm=replace(config.algorithm, name=algorithm.name),
+        )  # fmt: skip
         taught = set(labels.by_name())
         if algorithm.strong_views:
             taught |= {*division.training, *division.unlabelled}
@@ -332,15 +335,25 @@ def _algorithm(config: RunConfig, partial: bool) -> Algorithm:
 
 
 def _key(cell: Cell, truth: Iterable[Picks], diameter_px: float) -> str:
-    """Identify all that decides what a run ends in; names of rows and of data sets do not."""
+    """Identify all that decides what a run ends in; names of rows and of data sets do not.
+
+    ``auto`` is known by what it stands for, so that it shares the runs of a row that names this.
+    """
     settings = json.dumps(plain(asdict(cell.config)), sort_keys=True)
     digest = hashlib.blake2b(f"{__version__} {settings} {diameter_px} {cell.start}\n".encode(), digest_size=8)
     for role, micrographs in (("teaches", cell.micrographs), ("tests", cell.test)):
         for m in micrographs:
             about = m.path.stat()
             digest.update(f"{role} {m.name} {m.pixel_size_angstrom} {about.st_size} {about.st_mtime_ns}\n".encode())
-    for picks in (*cell.labels, *truth):
-        digest.update(picks.micrograph.encode() + picks.xy.tobytes())
+    digest.update((labels_digest(cell.labels) + labels_digest(truth)).encode())
+    return digest.hexdigest()
+
+
+def labels_digest(labels: Iterable[Picks]) -> str:
+    """Return a name for labels: where they are, on which micrographs."""
+    digest = hashlib.blake2b(digest_size=8)
+    for picks in labels:
+        digest.update(f"{picks.micrograph} {len(picks)}\n".encode() + picks.xy.tobytes())
     return digest.hexdigest()
 
 

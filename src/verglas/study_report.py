@@ -32,6 +32,9 @@ PAIRED = ("ap@0.5", "f1@0.5", "ap@0.3", "f1@0.3")
 
 DRAWN = {"ap@0.5": "AP within 0.5 D", "f1@0.3": "F1 at the threshold within 0.3 D"}
 
+ALIKE = 0.1
+"""Correlation of thumbnails above which two micrographs may be of the same place; see ``doctor.split``."""
+
 NO_SKILL = 0.05
 """Skill in pixels, (AP - π)/(1 - π), below which a run has learned nothing."""
 
@@ -55,6 +58,11 @@ class Group:
         """Return a figure by seed, where it is defined."""
         known = {seed: result["figures"].get(figure) for seed, (_, result) in self.runs.items()}
         return {seed: value for seed, value in known.items() if value is not None}
+
+    @property
+    def keys(self) -> list[str]:
+        """The names of the folders of the runs."""
+        return [key for key, _ in self.runs.values()]
 
     @property
     def figures(self) -> list[str]:
@@ -111,6 +119,24 @@ def _json(path: Path) -> dict[str, Any]:
         raise InputError(path, "file", found=str(error), expected="a JSON file of a study") from error
 
 
+def leakage_path(folder: Path, data: str) -> Path:
+    """Return where it is kept how much pictures of the test are like others."""
+    return folder / "splits" / f"{data}_leakage.json"
+
+
+def leakage(folder: Path, data: str) -> str | None:
+    """Say in words if a picture of the test may be one that teaches."""
+    if not leakage_path(folder, data).is_file():
+        return None
+    found = _json(leakage_path(folder, data))
+    if found["highest_correlation"] <= ALIKE:
+        return None
+    return (
+        f"{data}: {found['most_alike'][0]}, of the test, looks like {found['most_alike'][1]} (thumbnails correlate by "
+        f"{found['highest_correlation']:.2f}, distinct micrographs by .03 at most): what teaches may also test."
+    )
+
+
 # --- figures
 
 
@@ -132,18 +158,23 @@ def gain(group: Group, base: Group, figure: str) -> dict[str, Any]:
 
 
 def summed_up(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Return each group's figures, and its gain over the first row of the study at the same data and amount."""
+    """Return each group's figures, and its gain over the first row of the study at the same data and amount.
+
+    A row that shares the runs of the first has no gain.
+    """
     first = groups[0].row if groups else ""
     base = {(g.data, g.amount): g for g in groups if g.row == first}
     rows = []
     for group in groups:
         against = base.get((group.data, group.amount))
-        gains = {} if against in (None, group) else {key: gain(group, against, key) for key in PAIRED}
+        other = against is not None and against.keys != group.keys
+        gains = {key: gain(group, against, key) for key in PAIRED} if against is not None and other else {}
         rows.append({
             "data": group.data, "row": group.row, "kind": group.amount.kind, "value": group.amount.value,
             "runs": len(group.runs), "planned": group.seeds,
             "figures": {name: spread([*group.values(name).values()]) for name in group.figures},
             "gain_over": first if gains else None, "gain": gains,
+            "verdicts": [said for _, _, said, _ in _verdicts(group)],
         })  # fmt: skip
     return rows
 
@@ -172,11 +203,12 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     place, figures = ("data", "row", "kind", "value"), ("n", "mean", "sd", "low", "high", "min", "max")
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow((*place, "figure", *figures, "gain_n", "gain", "gain_low", "gain_high"))
+    table.writerow((*place, "figure", *figures, "gain_n", "gain", "gain_low", "gain_high", "verdicts"))
     for row in rows:
         for name, found in row["figures"].items():
             gained = [row["gain"].get(name, {}).get(key) for key in ("n", "mean", "low", "high")]
-            table.writerow((*(row[key] for key in place), name, *(found[key] for key in figures), *gained))
+            numbers = *(found[key] for key in figures), *gained
+            table.writerow((*(row[key] for key in place), name, *numbers, "; ".join(row["verdicts"])))
     return text.getvalue()
 
 
@@ -190,14 +222,14 @@ def write_page(folder: Path, groups: Sequence[Group], rows: Sequence[Mapping[str
     pairs = list(zip(groups, rows, strict=True))
     figures = [(data_uri(curves([pair for pair in pairs if pair[0].amount.kind == kind], figure), "image/svg+xml"),
                 f"{name} against the {_UNIT[kind]}: mean over seeds, 95 % t interval (bars) and "
-                "single runs (dots).")
+                "single runs (dashes).")
                for kind in kinds for figure, name in DRAWN.items()]  # fmt: skip
     html = render(
         "study.html.j2",
         title=f"Study {folder.resolve().name}",
         study=study,
         first=next(iter(study.rows)),
-        warnings=list(_warnings(study, groups)),
+        warnings=[*filter(None, (leakage(folder, data) for data in study.data)), *_warnings(study, groups)],
         figures=figures,
         pairs=[(amount(group.amount), row, list(_verdicts(group))) for group, row in pairs],
         paired=PAIRED,
@@ -216,21 +248,35 @@ def _warnings(study: Study, groups: Sequence[Group]) -> Iterator[str]:
         if len(group.runs) < group.seeds:
             yield f"{group.data}, {group.row}, {amount(group.amount)}: {len(group.runs)} of {group.seeds} runs ended."
     if len(study.seeds) < 3:
-        yield f"There are {len(study.seeds)} seeds: intervals over fewer than three say next to nothing."
+        yield f"Seeds: {len(study.seeds)}. Intervals over fewer than three say next to nothing."
     results = [result for group in groups for _, result in group.runs.values()]
     if any(result["test"]["seen_unlabelled"] for result in results):
         yield "Transductive: rows with unlabelled micrographs learned from those of the test too, without their labels."
     for what in ("version", "device", "threads"):
         if len(found := sorted({str(result[what]) for result in results})) > 1:
             yield f"Runs differ in {what}: {', '.join(found)}."
-    alike: dict[tuple[str, str, str], list[Amount]] = {}
+    amounts, rows = (dict[tuple[str, ...], list[str]]() for _ in range(2))
     for group in groups:
-        alike.setdefault((group.data, group.row, str(sorted(key for key, _ in group.runs.values()))), []).append(
-            group.amount
-        )
-    for (data, row, keys), amounts in alike.items():
-        if len(amounts) > 1 and keys != "[]":
-            yield f"{data}, {row}: {' and '.join(map(amount, amounts))} are the same micrographs, so the same runs."
+        if group.runs:
+            amounts.setdefault((group.data, group.row, *sorted(group.keys)), []).append(amount(group.amount))
+            rows.setdefault((group.data, amount(group.amount), *group.keys), []).append(group.row)
+    for (data, row, *_), same in amounts.items():
+        if len(same) > 1:
+            yield f"{data}, {row}: {' and '.join(same)} are the same micrographs, so the same runs."
+    alike = dict[tuple[str, str], list[str]]()
+    for (data, labels, *_), same in rows.items():
+        if len(same) > 1:
+            alike.setdefault((data, " and ".join(same)), []).append(labels)
+    for (data, names), known in alike.items():
+        yield f"{data}, {', '.join(known)}: {names} come to the same settings, so the same runs."
+    labels_of = dict[tuple[str, str], set[str]]()
+    for group in groups:
+        if len(group.runs) > 1:
+            digests = {result["labels"]["digest"] for _, result in group.runs.values()}
+            labels_of.setdefault((group.data, amount(group.amount)), set()).update(digests)
+    for (data, labels), digests in labels_of.items():
+        if len(digests) == 1:
+            yield f"{data}, {labels}: all seeds have the same labels, so the spread is that of the training alone."
 
 
 def _verdicts(group: Group) -> Iterator[tuple[int, str, str, str]]:
@@ -263,7 +309,7 @@ def curves(pairs: Sequence[tuple[Group, Mapping[str, Any]]], figure: str) -> str
     """Draw a figure against the amount of labels, a panel for each data set and a line for each row."""
     sets, names = (list(dict.fromkeys(getattr(g, key) for g, _ in pairs)) for key in ("data", "row"))
     amounts = sorted({group.amount.value for group, _ in pairs})
-    columns = min(3, len(sets))
+    columns, low = min(3, len(sets)), _least(pairs, figure)
 
     def draw(canvas: "Figure") -> None:
         panels = canvas.subplots(-(-len(sets) // columns), columns, sharey=True, squeeze=False)
@@ -272,35 +318,58 @@ def curves(pairs: Sequence[tuple[Group, Mapping[str, Any]]], figure: str) -> str
         for data, axes in zip(sets, panels.flat, strict=False):
             for number, row in enumerate(names):
                 points = [(g, r) for g, r in pairs if (g.data, g.row) == (data, row) and g.values(figure)]
-                _curve(axes, points, figure, number, len(names))
+                _curve(axes, points, figure, number, _aside(number, len(names), amounts))
             axes.set_title(data)
             _amount_axis(axes, amounts, pairs[0][0].amount.kind)
-            axes.set_ylim(0, 1.02)
+            axes.set_ylim(low, 1.02)
         panels[0, 0].set_ylabel(DRAWN[figure])
         known = {
             label: one for axes in panels.flat for one, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
-        canvas.legend(known.values(), known.keys(), loc="outside upper center", ncols=3)
+        canvas.legend(known.values(), known.keys(), loc="outside upper center", ncols=4)
 
-    tall = 3.1 * -(-len(sets) // columns) + 0.2 * -(-len(names) // 3)
+    tall = 3.1 * -(-len(sets) // columns) + 0.2 * -(-len(names) // 4)
     return plots.svg(draw, 5.4 if columns == 1 else 3.1 * columns, tall)
 
 
+def _least(pairs: Sequence[tuple[Group, Mapping[str, Any]]], figure: str) -> float:
+    """Return where the axis of a figure begins: a tenth that nothing drawn is below."""
+    found = [row["figures"][figure] for group, row in pairs if group.values(figure)]
+    least = min((value for one in found for value in (one["low"], one["min"]) if value is not None), default=0)
+    return max(0, math.floor(10 * least) / 10)
+
+
+def _aside(number: int, count: int, amounts: Sequence[float]) -> float:
+    """Return by what factor a row is moved along the axis, so that rows do not hide each other."""
+    return max(1.15, max(amounts) / min(amounts)) ** (0.035 * (number - (count - 1) / 2))
+
+
 def _curve(
-    axes: "Axes", points: Sequence[tuple[Group, Mapping[str, Any]]], figure: str, number: int, count: int
+    axes: "Axes", points: Sequence[tuple[Group, Mapping[str, Any]]], figure: str, number: int, aside: float
 ) -> None:
-    """Draw means with intervals and single runs of a row, moved a little so that rows do not hide each other."""
+    """Draw means with intervals and single runs of a row."""
     (line, marker), colour = _LINES[number % len(_LINES)], _COLOURS[number % len(_COLOURS)]
-    aside = 1.04 ** (number - (count - 1) / 2)
     found = [row["figures"][figure] for _, row in points]
     x, mean = [group.amount.value * aside for group, _ in points], [one["mean"] for one in found]
     bars = [[one["mean"] - max(one["low"], 0) if one["low"] is not None else 0 for one in found],
             [min(one["high"], 1) - one["mean"] if one["high"] is not None else 0 for one in found]]  # fmt: skip
     label = points[0][0].row if points else None
-    axes.errorbar(x, mean, bars, color=colour, linestyle=line, marker=marker, markersize=4.5, capsize=2.5, label=label)
+    axes.errorbar(
+        x,
+        mean,
+        bars,
+        color=colour,
+        linestyle=line,
+        marker=marker,
+        markersize=4.5,
+        capsize=4,
+        linewidth=1.3,
+        elinewidth=0.9,
+        label=label,
+    )
     for place, (group, _) in zip(x, points, strict=True):
         values = [*group.values(figure).values()]
-        axes.plot([place] * len(values), values, ".", color=colour, alpha=0.5, markersize=6)
+        axes.plot([place] * len(values), values, "_", color=colour, markersize=6, markeredgewidth=0.9)
 
 
 def _amount_axis(axes: "Axes", amounts: Sequence[float], kind: str) -> None:

@@ -28,7 +28,7 @@ from verglas.io.picks import read_picks, write_picks
 from verglas.matching import Pool
 from verglas.records import Failed, Record, Summary, plain
 from verglas.runs import Run
-from verglas.study import Cell, truth_path
+from verglas.study import Cell, labels_digest, truth_path
 from verglas.targets import distance_to_nearest
 from verglas.types import Evaluation, Picks
 
@@ -135,7 +135,8 @@ def _result(task: Task, stop: threading.Event) -> dict[str, Any] | None:
         },
         "chance": _chance(evaluation), "threshold_how": picked["threshold_how"], "algorithm": facts["algorithm"],
         "labels": {"micrographs": len(cell.labels.picks), "particles": len(cell.labels),
-                   "are": cell.config.data.labels_are, "trained_on": facts["training_labels"]},
+                   "are": cell.config.data.labels_are, "trained_on": facts["training_labels"],
+                   "digest": labels_digest(cell.labels)},
         "unlabelled": len(run.split()["unlabelled"]), "started_from": cell.start,
         "test": {"micrographs": len(known), "particles": evaluation.pooled["n_labels"],
                  "seen_unlabelled": bool({m.name for m in cell.test} & set(run.split()["unlabelled"]))},

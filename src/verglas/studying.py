@@ -18,15 +18,23 @@ from pathlib import Path
 
 import torch
 
+from verglas.doctor.split import closest
 from verglas.errors import InputError, check_choice, check_range
+from verglas.io._base import write_text
 from verglas.records import Failed, Note, Progress, Record, Studied, Summary
 from verglas.study import Division, Study, planned, write_plan
-from verglas.study_report import write_results
+from verglas.study_report import leakage, leakage_path, write_results
 from verglas.study_run import Task, Verbs, ended, failure, perform, placed, write_failure
 from verglas.types import Collection
 
+COMPARED = 200
+"""How many micrographs of a data set are compared by their pictures, to find one that teaches and tests."""
+
 TRIED = 10
 """Steps of a trial that tells how long a training will take."""
+
+DEARER = 1.7
+"""How much longer a run takes that also learns from unlabelled micrographs: ``benchmarks/results/semi.jsonl``."""
 
 SLURM = {
     "partition": "slurm_partition", "account": "slurm_account", "minutes": "timeout_min", "cpus": "cpus_per_task",
@@ -63,6 +71,7 @@ def conduct(
     stop = stop or threading.Event()
     tasks, divisions = tasks_of(study, collections, folder, verbs, threads)
     write_plan(folder, study, [task.cell for task in tasks], divisions, collections)
+    yield from _compared(study, collections, folder, divisions)
     yield from carried_out(tasks, way, stop)
     if stop.is_set():
         return
@@ -81,6 +90,24 @@ def tasks_of(
     """Return the runs of a study, and the roles of its micrographs."""
     cells, divisions = planned(study, collections)
     return [Task(folder, cell, threads, verbs) for cell in cells], divisions
+
+
+def _compared(
+    study: Study, collections: Mapping[str, Collection], folder: Path, divisions: Mapping[str, Division]
+) -> Iterator[Record]:
+    """Compare the pictures of the test with the others, once for each data set; keep and tell what was found."""
+    for data, collection in collections.items():
+        path, tested = leakage_path(folder, data), {*divisions[f"{data}_{study.seeds[0]}"].test}
+        if not path.is_file():
+            test, others = (
+                [m for m in collection.micrographs if (m.name in tested) is wanted] for wanted in (True, False)
+            )
+            reading = study.config(data, next(iter(study.rows))).data.reading()
+            pair, alike, read = closest(test, others, reading, COMPARED)
+            found = {"highest_correlation": alike, "most_alike": pair, "compared": read, "of": len(test) + len(others)}
+            write_text(path, json.dumps(found, indent=1) + "\n")
+        if (sentence := leakage(folder, data)) is not None:
+            yield Note(sentence, warning=True)
 
 
 def carried_out(tasks: Sequence[Task], way: Way, stop: threading.Event) -> Iterator[Record]:
@@ -216,43 +243,68 @@ def on_cluster(folder: Path, options: Mapping[str, str], cluster: str = "slurm")
 def foreseen(tasks: Sequence[Task], jobs: int) -> Iterator[Record]:
     """Yield each run with what has become of it, then how long the rest will take and how much disk.
 
-    Time is the median of ended runs; where there are none, that of a few steps with labels alone.
+    Time is the median of ended runs of the same row, else of all; where there are none, that of a few steps with
+    labels alone.
     """
     todo = {task.cell.key: task for task in tasks if not ended(task.folder, task.cell)}
     for task in tasks:
         state = "to do" if task.cell.key in todo else "done"
         yield Note(f"{task.cell}: {'failed before, to do again' if failure(task.home) else state} ({task.cell.key})")
-    seconds, size, how = _experience(tasks) or (_trial(next(iter(todo.values()))) if todo else (0.0, 0.0, "none left"))
+    cost, how = _experience(tasks) or (_trial(next(iter(todo.values()))) if todo else (_nothing, "none left"))
+    seconds, size = (sum(each) for each in zip((0.0, 0.0), *map(cost, todo.values()), strict=True))
     yield Summary({
-        "runs": len({task.cell.key for task in tasks}), "to_do": len(todo), "seconds_for_a_run": seconds,
-        "hours": seconds * len(todo) / jobs / 3600, "disk_gb": size * len(todo) / 1e9, "estimated_from": how,
+        "runs": len({task.cell.key for task in tasks}), "to_do": len(todo),
+        "seconds_for_a_run": seconds / max(1, len(todo)), "hours": seconds / jobs / 3600, "disk_gb": size / 1e9,
+        "estimated_from": how,
     })  # fmt: skip
 
 
-def _experience(tasks: Iterable[Task]) -> tuple[float, float, str] | None:
-    """Return the median of seconds and bytes of the runs that have ended."""
-    homes = {task.home for task in tasks if ended(task.folder, task.cell)}
+Cost = Callable[[Task], tuple[float, float]]
+"""What a run will take: seconds and bytes."""
+
+
+def _nothing(task: Task) -> tuple[float, float]:
+    return 0.0, 0.0
+
+
+def _experience(tasks: Iterable[Task]) -> tuple[Cost, str] | None:
+    """Return the medians of the runs that have ended."""
+    homes = {task.home: task.cell.row for task in tasks if ended(task.folder, task.cell)}
     if not homes:
         return None
-    seconds = [json.loads((home / "result.json").read_text(encoding="utf-8"))["seconds"] for home in homes]
-    return statistics.median(seconds), statistics.median(map(_size, homes)), f"ended runs: {len(homes)}"
+    spent: dict[str | None, list[tuple[float, float]]] = {}
+    for home, row in homes.items():
+        seconds = json.loads((home / "result.json").read_text(encoding="utf-8"))["seconds"]
+        for kind in (row, None):
+            spent.setdefault(kind, []).append((seconds, float(_size(home))))
+
+    def cost(task: Task) -> tuple[float, float]:
+        seconds, size = zip(*spent.get(task.cell.row, spent[None]), strict=True)
+        return statistics.median(seconds), statistics.median(size)
+
+    return cost, f"ended runs: {len(homes)}"
 
 
-def _trial(task: Task) -> tuple[float, float, str]:
-    """Train for a few steps on the labelled micrographs alone; return seconds and bytes of a whole run."""
+def _trial(task: Task) -> tuple[Cost, str]:
+    """Train for a few steps on the labelled micrographs alone, and tell from that what whole runs take."""
     with tempfile.TemporaryDirectory() as scratch:
         cell, taught = task.cell, task.cell.labels.by_name()
         labelled = tuple(m for m in cell.micrographs if m.name in taught)
         tried = Task(Path(scratch), replace(cell, micrographs=labelled, start=None), task.threads, task.verbs)
-        steps, began = cell.config.train.steps, time.perf_counter()
-        config = placed(tried).with_train(steps=min(TRIED, steps))
+        began, config = time.perf_counter(), placed(tried).with_train(steps=TRIED)
         times = [r.seconds for r in tried.verbs.train(config, tried.home / "run") if isinstance(r, Progress)]
-        whole, each = time.perf_counter() - began, (times[-1] - times[0]) / max(1, config.train.steps - 1)
+        whole, each = time.perf_counter() - began, (times[-1] - times[0]) / (TRIED - 1)
         size = float(_size(tried.home))
+
+    def cost(other: Task) -> tuple[float, float]:
+        train, more = other.cell.config.train, len(other.cell.micrographs) > len(other.cell.labels.picks)
+        seconds = max(0.0, whole - TRIED * each) + each * train.steps * train.batch / config.train.batch
+        return seconds * (DEARER if more else 1), size
+
     how = (
-        f"{config.train.steps} steps with labels alone; with unlabelled micrographs it takes two to three times as long"
+        f"{TRIED} steps with labels alone; {DEARER:g} times that for runs with unlabelled micrographs, picking left out"
     )
-    return whole + each * (steps - config.train.steps), size, how
+    return cost, how
 
 
 def _size(folder: Path) -> int:

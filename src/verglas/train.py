@@ -11,14 +11,16 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from verglas import __version__
 from verglas import model as network
@@ -52,7 +54,7 @@ CLIP_MEMORY = 500
 """Steps over which the share of clipped gradients is averaged."""
 
 AGAIN = 0.75
-"""Share of the steps that a student which begins anew learns for: with two batches, 1.3 times as long as labels alone."""
+"""Share of the steps that a student which begins anew learns for; with two batches that is 1.3 times as long."""
 
 _BEGUN = {"config.toml", "records.jsonl", "prepared"}  # what a run holds that was stopped before its first state
 
@@ -88,7 +90,7 @@ def train(
         if saved["threads"] != torch.get_num_threads():
             threads = f"{saved['threads']} threads before, {torch.get_num_threads()} now"
             yield Note(f"{threads}: the result will differ slightly from an uninterrupted run", warning=True)
-        yield Note(f"goes on at step {trainer.step} of {trainer.foreseen()}")
+        yield Note(f"goes on at step {trainer.step} of {trainer.expected_steps()}")
     for record in trainer.run(stop):
         run.append(record)
         yield record
@@ -143,24 +145,32 @@ class Trainer:
         self.optimiser = _optimiser(self.student, config)
         self.guard = Guard(config.guard, config.train.steps)
         self.gate: dict[str, Any] = {}
-        self.step, self.seconds, self.slower, self.clipped = 0, 0.0, 1.0, 0.0
+        self.step, self.seconds, self.slower = 0, 0.0, 1.0
         self.begun, self.until, self.round = 0, config.train.steps, 0
+        self.clipped: Tensor | float = 0.0
 
     def run(self, stop: threading.Event) -> Iterator[Record]:
         """Train to the end, or until ``stop`` is set; yield a record now and then."""
         settings, last = self.config.train, time.perf_counter()
-        while self.step < self.until and not stop.is_set():
-            if self.step and self.step % settings.save_every == 0:
-                self.save()
-            seen = self._update(*self._batches())
-            self.step += 1
-            now = time.perf_counter()
-            self.seconds, last = self.seconds + now - last, now
-            if self.step % 10 == 0 or self.step in (1, self.until):
-                rest = {key: value for key, value in seen.items() if key != "loss"}
-                yield Progress(self.step, self.foreseen(), self.seconds, seen["loss"], self._rate(), rest)
-            if self.step % settings.validate_every == 0 or self.step == self.until:
-                yield from self._consider(self._validate(seen))
+        with ThreadPoolExecutor(1) as pool:
+            ahead: Future[tuple[Labelled, Unlabelled | None]] | None = None
+            while self.step < self.until and not (stop.is_set() and ahead is None):
+                if self.step and self.step % settings.save_every == 0:
+                    self.save()
+                batches = ahead.result() if ahead else self._batches()
+                ahead = pool.submit(self._batches) if self._foreseen() and not stop.is_set() else None
+                watched = self._update(*batches)
+                self.step += 1
+                now = time.perf_counter()
+                self.seconds, last = self.seconds + now - last, now
+                if self.step % 10 and self.step not in (1, self.until) and not self._validates(self.step):
+                    continue  # what is watched stays on the device, so that it need not be waited for
+                seen = {key: float(value) for key, value in watched.items()}
+                if self.step % 10 == 0 or self.step in (1, self.until):
+                    rest = {key: value for key, value in seen.items() if key != "loss"}
+                    yield Progress(self.step, self.expected_steps(), self.seconds, seen["loss"], self._rate(), rest)
+                if self._validates(self.step):
+                    yield from self._consider(self._validate(seen))
 
     def save(self) -> None:
         """Keep all that decides what comes next, in types that load with ``weights_only``."""
@@ -184,7 +194,7 @@ class Trainer:
             "best_ap": self.best_ap, "shipped_ap": self.shipped_ap, "best_step": self.best_step,
             "algorithm": self.algorithm.state_dict(), "optimiser": self.optimiser.state_dict(),
             "labelled_random": self.labelled_random.get_state(), "step": self.step, "slower": self.slower,
-            "clipped": self.clipped, "begun": self.begun, "until": self.until, "round": self.round,
+            "clipped": float(self.clipped), "begun": self.begun, "until": self.until, "round": self.round,
         }  # fmt: skip
 
     def _return(self, state: Mapping[str, Any]) -> None:
@@ -199,6 +209,18 @@ class Trainer:
         self.step, self.slower, self.clipped = state["step"], state["slower"], state["clipped"]
         self.begun, self.until, self.round = state["begun"], state["until"], state["round"]
         self.guard.steps = self.until
+
+    def _validates(self, step: int) -> bool:
+        return step % self.config.train.validate_every == 0 or step == self.until
+
+    def _foreseen(self) -> bool:
+        """Tell whether tiles of the next step can be cut during this one, so that the network need not wait for them.
+
+        Not where a state is saved or a validation may change the stage in between: no state holds the randomness of
+        tiles that were cut and not learned from.
+        """
+        after = self.step + 1
+        return not self._validates(after) and after % self.config.train.save_every != 0
 
     def _batches(self) -> tuple[Labelled, Unlabelled | None]:
         """Cut the tiles of a step; unlabelled ones only in their stage."""
@@ -261,7 +283,7 @@ class Trainer:
     def _again(self) -> int:
         return math.ceil(AGAIN * self.config.train.steps)
 
-    def foreseen(self) -> int:
+    def expected_steps(self) -> int:
         """Return at which step the training ends, if nothing comes in between."""
         anew = self.algorithm.teacher == "picks" and self.materials.unlabelled and not self.guard.closed
         return self.until + (self.algorithm.rounds - self.round) * self._again() if anew else self.until
@@ -310,9 +332,9 @@ class Trainer:
         held = [self.materials.truth[p.micrograph] for p in picks if p.micrograph in self.materials.truth]
         return sum(map(len, picks)) - sum(map(len, held))
 
-    def candidates(self, model: UNet) -> PickSet:
-        """Return all candidates that the model finds in the held-out areas."""
-        picks = [self._search(model, stored, stored.image()) for stored in self.materials.validation]
+    def candidates(self, model: UNet, maps: Mapping[str, Image] = MappingProxyType({})) -> PickSet:
+        """Return all candidates that the model finds in the held-out areas; some of its ``maps`` may be known."""
+        picks = [self._search(model, stored, maps.get(stored.name)) for stored in self.materials.validation]
         shapes = {p.micrograph: self.micrographs[p.micrograph].shape for p in picks}
         return PickSet(tuple(map(self.materials.holdout.inside, picks)), shapes=shapes)
 
@@ -332,15 +354,15 @@ class Trainer:
             point = choose_threshold(candidates, truth, diameter_px=diameter_px, goal=goal, seed=seed)
         return replace(point, how=f"{point.how}; on {where}")
 
-    def _search(self, model: UNet, stored: Stored, image: Image) -> Picks:
-        return self._find(stored.name, probability(model, image, precision=self.precision))
+    def _search(self, model: UNet, stored: Stored, found: Image | None) -> Picks:
+        return self._find(stored.name, found or probability(model, stored.image(), precision=self.precision))
 
     def _find(self, name: str, found: Image) -> Picks:
         search = asdict(self.config.search)
         return find(found, self.micrographs[name], diameter_px=self.collection.diameter_px, **search)
 
-    def _update(self, labelled: Labelled, unlabelled: Unlabelled | None) -> dict[str, float]:
-        """Learn from one batch; return what there is to watch."""
+    def _update(self, labelled: Labelled, unlabelled: Unlabelled | None) -> dict[str, Tensor | float]:
+        """Learn from one batch; return what there is to watch, without waiting for it."""
         settings, progress = self.config.train, self.guard.progress(self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate()
@@ -348,18 +370,19 @@ class Trainer:
         with autocast(self.device, self.precision):
             step = self.algorithm.step(self.student, teacher, labelled, unlabelled, progress or 0.0)
         step.loss.backward()
-        norm = float(nn.utils.clip_grad_norm_(self.student.parameters(), settings.clip_norm or math.inf))
+        limit = settings.clip_norm or math.inf
+        norm = nn.utils.clip_grad_norm_(self.student.parameters(), limit)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         span = settings.average * (self.until - self.begun)
         update_average(self.average, self.student, self.step - self.begun, span)
-        self.clipped += ((norm > (settings.clip_norm or math.inf)) - self.clipped) / min(self.step + 1, CLIP_MEMORY)
-        seen = {"loss": float(step.loss.detach()), "gradient_norm": norm, "clip_rate": self.clipped}
-        if (self.step + 1) % settings.validate_every == 0 or self.step + 1 == self.until:
+        self.clipped = self.clipped + ((norm > limit).float() - self.clipped) / min(self.step + 1, CLIP_MEMORY)
+        seen: dict[str, Tensor | float] = {"loss": step.loss.detach(), "gradient_norm": norm, "clip_rate": self.clipped}
+        if self._validates(self.step + 1):
             tiles = {"labelled_input": labelled.image}
             tiles |= {} if unlabelled is None else {"weak_input": unlabelled.weak, "strong_input": unlabelled.strong}
             seen |= dict(input_statistics(tiles))
-        return seen | {key: float(value) for key, value in step.watch.items()}
+        return {**seen, **step.watch}
 
     def _rate(self) -> float:
         """Return the rate of this step: linear warm-up, then a cosine (Loshchilov & Hutter, arXiv 1608.03983)."""
@@ -373,9 +396,11 @@ class Trainer:
 
         Among states that a few labels cannot tell apart the latest is the best calibrated.
         """
-        truth = self.materials.truth
-        average = recalibrated(self.average, self.materials.labelled, self.precision)
-        pool = Pool.of(self.candidates(average).by_name(), truth)
+        m, truth = self.materials, self.materials.truth
+        average = recalibrated(self.average, m.labelled, self.precision)
+        shown = (m.validation[:2] or m.labelled[:1]) + m.unlabelled[:1]
+        maps = {stored.name: probability(average, stored.image(), precision=self.precision) for stored in shown}
+        pool = Pool.of(self.candidates(average, maps).by_name(), truth)
         ranked, labels = pool.by_micrograph(self.collection.diameter_px / 2), self.materials.held_labels
         ap = average_precision(ranked.right, ranked.score, labels)
         f1, threshold = best_f1(ranked.right, ranked.score, labels)
@@ -385,9 +410,7 @@ class Trainer:
         if as_good:
             self.shipped_ap, self.best_step = ap, self.step
             self.best = copy.deepcopy(average.state_dict())
-        m = self.materials
-        shown = (m.validation[:2] or m.labelled[:1]) + m.unlabelled[:1]
-        measured = watch(self.student, average, self.algorithm, shown, m.prior, self.precision)
+        measured = watch(self.student, average, self.algorithm, shown, m.prior, self.precision, maps)
         measured |= {"labels_seen": float(labels), "clipped_steps": float(min(self.step, CLIP_MEMORY))} | dict(seen)
         return Validated(self.step, ap, f1, math.nan if threshold is None else threshold, as_good, measured)
 
@@ -409,7 +432,7 @@ def beginning(config: RunConfig, materials: Materials, collection: Collection, a
             )  # fmt: skip
         return run.model().train()
     with torch.random.fork_rng():
-        torch.manual_seed(config.train.seed + again * 2**32)
+        torch.manual_seed(config.train.seed + again * 2**40)
         return UNet(config.model, prior=materials.prior)
 
 
@@ -420,12 +443,12 @@ def update_average(average: nn.Module, student: nn.Module, step: int, span: floa
     remembers the initial weights for long.
     """
     keep = min(1 - 1 / (step + 1), 2 ** (-1 / span) if span > 0 else 0.0)
+    pairs = [*zip(average.state_dict().values(), student.state_dict().values(), strict=True)]
+    real, whole = ([pair for pair in pairs if pair[0].is_floating_point() == kind] for kind in (True, False))
     with torch.no_grad():
-        for old, new in zip(average.state_dict().values(), student.state_dict().values(), strict=True):
-            if old.is_floating_point():
-                old.lerp_(new, 1 - keep)
-            else:
-                old.copy_(new)
+        torch._foreach_lerp_([old for old, _ in real], [new for _, new in real], 1 - keep)
+        for old, new in whole:
+            old.copy_(new)
 
 
 def recalibrated(model: UNet, labelled: Sequence[Stored], precision: Precision) -> UNet:
@@ -450,7 +473,7 @@ def _optimiser(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
     decayed = [p for p in model.parameters() if p.ndim > 1]
     free = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.train.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.train.rate)
+    return torch.optim.AdamW(groups, lr=config.train.rate, fused=True)
 
 
 def _logged(run: Run, records: Generator[Record, None, Materials | None]) -> Generator[Record, None, Materials | None]:
@@ -538,7 +561,9 @@ def _finish(
 
 
 def _to(batch: Any, device: torch.device) -> Any:
-    """Move the tensors of a batch to the device."""
+    """Move the tensors of a batch to the device, without waiting for a GPU."""
     if batch is None or device.type == "cpu":
         return batch
-    return type(batch)(*(getattr(batch, name).to(device) for name in batch.__slots__))
+    tensors = [getattr(batch, name) for name in batch.__slots__]
+    tensors = [tensor.pin_memory() for tensor in tensors] if device.type == "cuda" else tensors
+    return type(batch)(*(tensor.to(device, non_blocking=True) for tensor in tensors))

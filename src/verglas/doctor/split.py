@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 from jaxtyping import Float
@@ -13,8 +13,9 @@ from verglas.doctor.subject import Data
 from verglas.errors import InputError
 from verglas.holdout import training_names
 from verglas.io._base import copies
-from verglas.io.micrographs import read_image
+from verglas.io.micrographs import ReadOptions, read_image
 from verglas.preprocess import resize
+from verglas.types import Micrograph
 
 SIDE_PX, FLATTEN_PX = 256, 4.0
 """The longer side of a thumbnail, and the standard deviation of what is taken for its background."""
@@ -123,6 +124,28 @@ def _seen(pixels: Float[np.ndarray, "h w"]) -> Seen:
     flat = flat / np.sqrt(ndimage.gaussian_filter(flat**2, 3 * FLATTEN_PX) + 1e-12)
     flat = flat - flat.mean(0) - flat.mean(1, keepdims=True)  # stripes of the detector are the same in all
     return Seen(flat / max(float(flat.std()), 1e-12), float(small.mean()), float(pixels.std()))
+
+
+def closest(
+    test: Sequence[Micrograph], others: Sequence[Micrograph], reading: ReadOptions, most: int
+) -> tuple[tuple[str, ...], float, int]:
+    """Return which of the test is most alike to another one, how their thumbnails correlate, and how many were read.
+
+    Of many micrographs ``most`` are read, of either kind by turns.
+    """
+    by_turns = [m for i in range(max(len(test), len(others))) for m in (*test[i : i + 1], *others[i : i + 1])]
+    seen: dict[str, Float[np.ndarray, "m n"]] = {}
+    for micrograph in by_turns[:most]:
+        try:
+            seen[micrograph.name] = _seen(read_image(micrograph, reading)).thumbnail.astype(np.float32)
+        except (InputError, OSError):
+            continue  # told by training and picking
+    found: tuple[tuple[str, ...], float] = (), 0.0
+    for first, second in product(*([m.name for m in some if m.name in seen] for some in (test, others))):
+        if seen[first].shape == seen[second].shape:
+            alike = float((seen[first] * seen[second]).mean())
+            found = max(found, ((first, second), alike), key=lambda pair: pair[1])
+    return *found, len(seen)
 
 
 def _most_alike(seen: dict[str, Seen]) -> tuple[tuple[str, ...], float]:
