@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from torch.nn import functional
 
 from verglas.augment import Geometry, Photometry, rectangles
@@ -231,7 +232,7 @@ def test_every_micrograph_is_seen(tmp_path: Path) -> None:
 
 
 def flat(batch: Labelled | Unlabelled) -> list[torch.Tensor]:
-    return [getattr(batch, name) for name in type(batch).__slots__]
+    return [value for name in type(batch).__slots__ if (value := getattr(batch, name)) is not None]
 
 
 @pytest.mark.parametrize("kind", ["labelled", "unlabelled"])
@@ -249,7 +250,7 @@ def test_the_generator_is_the_position_in_the_stream(kind: str, tmp_path: Path) 
     again.set_state(generator.get_state())
     for _ in range(2):
         one, other = cut(generator), cut(again)
-        assert len(one) == 4
+        assert len(one) == 4, "no beliefs where none were written"
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     assert not torch.equal(one[0], cut(generator)[0])
 
@@ -352,3 +353,28 @@ def test_a_logit_is_known_if_all_of_it_is_and_target_if_half_is() -> None:
 @pytest.mark.parametrize("stem", [2, 3, 5, 7])
 def test_a_full_mask_stays_full(stem: int) -> None:
     assert per_logit(torch.ones(1, 2, 6 * stem, 4 * stem, dtype=torch.bool), stem, 1.0).all()
+
+
+@pytest.mark.parametrize("stem", [1, 2])
+def test_beliefs_move_with_the_picture(stem: int, tmp_path: Path) -> None:
+    """The picture is its own belief: each logit believes the mean of what is seen there, where that is known."""
+    rng = np.random.default_rng(0)
+    smooth = ndimage.gaussian_filter(rng.random((90, 110)), 4).astype(np.float32)
+    smooth = (smooth - smooth.min()) / np.ptp(smooth)
+    known = np.ones(smooth.shape, bool)
+    known[:, 60:] = False
+    stored = replace(Stored.write(tmp_path, "a", Image(smooth, Grid(), np.ones(known.shape, bool))), belief=".b.npy")
+    stored.believe(smooth, known)
+    batch = unlabelled_batch([stored], how(stem), 1, 0.5, seeded())
+    seen = functional.avg_pool2d(batch.weak, stem)
+    assert batch.belief is not None
+    assert batch.belief.shape == batch.valid.shape == seen.shape
+    assert 0.2 < batch.valid.float().mean() < 0.8, "unknown and outside pixels do not count"
+    assert (batch.belief - seen)[batch.valid].abs().max() < 0.02
+    shown = batch.seen(batch.belief)
+    inside = batch.seen(batch.valid)
+    assert (shown - functional.avg_pool2d(batch.strong[0], stem)[None])[inside].abs().max() < 0.02
+
+
+def test_without_beliefs_none_come(tmp_path: Path) -> None:
+    assert unlabelled_batch(labelled(tmp_path), how(), 1, 0.0, seeded()).belief is None

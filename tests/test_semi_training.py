@@ -23,10 +23,10 @@ from verglas.io.collections import collect
 from verglas.materials import AUTO, AUTO_PARTIAL, chosen_algorithm, gather
 from verglas.records import Note, Record, Ruled, Trained, Validated
 from verglas.runs import Run
-from verglas.train import Trainer, train
+from verglas.train import Trainer, _streams, train
 from verglas.types import Collection, Split
 
-TAUGHT = ("soft_teacher", "unimatch", "self_training")  # one of each kind: the others share all they remember
+TAUGHT = ("soft_teacher", "unimatch")  # one of each kind: the others share all they remember
 STAGED = ("train.steps=12", "train.validate_every=2", "train.save_every=3", "train.rate=0.01", "guard.skill=0.1")
 STAGES = [
     "step 4: unlabelled micrographs come in",
@@ -201,6 +201,11 @@ def test_no_fault_is_found_with_a_mask_that_is_not_in_use_yet(data: Path, tmp_pa
     records = run(data, tmp_path / "a", *staged(data, "unimatch", "guard.skill=1", "train.rate=0.03"))
     assert stages(records) == []
     assert not {"R5", "R6"} & {r.code for r in records if isinstance(r, Ruled)}
+
+
+def test_labelled_and_unlabelled_tiles_have_streams_of_their_own() -> None:
+    drawn = [torch.rand(4, generator=stream).tolist() for seed in range(3) for stream in _streams(seed)]
+    assert len({tuple(each) for each in drawn}) == 6
 
 
 def test_labelled_crops_are_the_same_with_and_without_unlabelled_ones(
@@ -435,16 +440,6 @@ def test_the_average_is_its_closed_form_while_it_teaches(data: Path, tmp_path: P
     torch.testing.assert_close(average[floating], expected[floating], rtol=1e-4, atol=1e-6)
     assert torch.equal(average[~floating], students[-1][~floating])
     assert (average - students[-1]).abs().max() > 1e-3, "else this would show nothing"
-
-
-def test_a_snapshot_changes_where_a_round_begins_and_nowhere_else(data: Path, tmp_path: Path) -> None:
-    """The stage is steps 3 to 12; its second half begins before step 9, with the average of step 8."""
-    made = trainer(data, tmp_path, *UNGUARDED, "algorithm.name=self_training", "algorithm.options.rounds=2")
-    both = stepped(made, lambda t: torch.stack([flat(t.snapshot.state_dict()), flat(t.average.state_dict())]))
-    snapshot, average = zip(*both, strict=True)
-    for step in range(4, 13):
-        assert torch.equal(snapshot[step - 1], average[2] if step < 9 else average[7]), step
-    assert len({tuple(each.tolist()) for each in average}) == 12
 
 
 # --- what is watched ---

@@ -402,18 +402,19 @@ def test_the_share_starts_at_a_fifth_and_ends_at_the_one_asked_for(name: str) ->
     assert make_algorithm(name, {"share": 0.1}, Loss()).mask.first == 0.1
 
 
-def test_self_training_keeps_its_share_from_the_first_step() -> None:
-    algorithm = SelfTraining(Loss(), share=0.6)
-    second = replace(unlabelled(), valid=torch.ones(B, 1, SIDE, SIDE, dtype=torch.bool))
-    for progress in (0.0, 0.5, 1.0):
-        seen = algorithm.step(*models(), labelled(), second, progress).watch
-        assert seen["kept"] == pytest.approx(0.6, abs=0.03)
-        assert seen["weight"] == 1
+def test_self_training_learns_what_comes_with_the_tiles_and_asks_nobody() -> None:
+    second, (student, _) = unlabelled(), models()
+    belief = torch.rand(second.valid.shape, generator=torch.Generator().manual_seed(7))
+    step = SelfTraining(Loss()).step(student, None, labelled(), replace(second, belief=belief), 0.0)
+    _, views = together(student, labelled(), second.strong)
+    expected = masked_mean(bce(views, second.seen(belief)), second.seen(second.valid))
+    torch.testing.assert_close(step.watch["unsupervised"], expected.detach())
+    assert step.watch["weight"] == 1
 
 
-def test_self_training_asks_for_a_snapshot_and_its_rounds() -> None:
-    assert SelfTraining.teacher == "snapshot"
-    assert SelfTraining(Loss()).rounds == 2
+def test_self_training_asks_for_picks_and_its_rounds() -> None:
+    assert SelfTraining.teacher == "picks"
+    assert SelfTraining(Loss()).rounds == 1
     assert SelfTraining(Loss(), rounds=5).rounds == 5
 
 

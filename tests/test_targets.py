@@ -86,3 +86,15 @@ def test_distances_are_those_to_the_nearest_on_unequal_steps(xy: list[tuple[floa
 def test_impossible_radii_are_refused(disc: dict[str, float]) -> None:
     with pytest.raises(InputError, match=f"target: {next(iter(disc))} is"):
         Disc(**disc)
+
+
+def test_scores_are_drawn_where_cores_are_and_rings_say_nothing() -> None:
+    picks = Picks("m", np.array([[20.0, 20.0], [60.0, 30.0], [63.0, 30.0]]), np.array([0.9, 0.3, 0.6]), "test")
+    disc, empty = Disc(0.4, 0.6), image()
+    core, sure = disc.draw(picks, empty, diameter_px=20.0)
+    belief, known = disc.draw_scores(picks, empty, diameter_px=20.0)
+    assert np.array_equal(known, sure)
+    assert ((belief > 0) == core).all()
+    assert belief[20, 20] == pytest.approx(0.9)
+    assert belief[30, 57] == pytest.approx(0.3)
+    assert belief[30, 61] == pytest.approx(0.6), "the better of two that meet"

@@ -1,6 +1,8 @@
 """What an algorithm is given at each step. ``h w`` are pixels of the image, ``p q`` logits, one per stem × stem."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -41,3 +43,12 @@ class Unlabelled:
     def seen(self, values: Float[Tensor, "b 1 p q"] | Bool[Tensor, "b 1 p q"]) -> Tensor:
         """Return for each strong view the values, given per tile, of what it shows: ``v b 1 p q``."""
         return torch.where(self.mixed, values.roll(1, 0), values)
+
+
+Batch = TypeVar("Batch", Labelled, Unlabelled)
+
+
+def mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """Return the batch with ``change`` made to each of its tensors."""
+    tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return replace(batch, **{name: change(tensor) for name, tensor in tensors.items() if tensor is not None})

@@ -17,8 +17,8 @@ from verglas.records import Failed, Note, Prepared, Record
 from verglas.ssl import Algorithm, make_algorithm
 from verglas.types import Collection, Image, Picks
 
-AUTO, AUTO_PARTIAL = "supervised", "pu"
-"""What ``auto`` stands for with complete labels, and with labels that leave particles out: see the results."""
+AUTO, AUTO_ALONE, AUTO_PARTIAL = "self_training", "supervised", "pu"
+"""What ``auto`` stands for, by the results: with unlabelled micrographs, without, and with partial labels."""
 
 
 CENTRED_PARTIAL = 0.5
@@ -106,7 +106,7 @@ def chosen_algorithm(collection: Collection, config: RunConfig) -> Algorithm:
     """Return the algorithm that the settings ask for; ``auto`` is the one that these data call for."""
     name = config.algorithm.name
     if name == "auto":
-        name = AUTO if collection.complete else AUTO_PARTIAL
+        name = AUTO_PARTIAL if not collection.complete else AUTO if unlabelled_names(collection) else AUTO_ALONE
     made = make_algorithm(name, config.algorithm.options, config.loss)
     if not collection.complete and not made.partial:
         raise InputError(

@@ -40,7 +40,7 @@ class Disc:
     def draw_scores(
         self, picks: Picks, image: Image, *, diameter_px: float
     ) -> tuple[Float[np.ndarray, "h w"], Bool[np.ndarray, "h w"]]:
-        """Return ``(belief, known)``: as ``draw``, but a core has the score of its pick, of the best where some meet."""
+        """Return ``(belief, known)``: as ``draw``, but a core has the score of its pick, or of the best one there."""
         core, known = self.draw(picks, image, diameter_px=diameter_px)
         belief = np.zeros(core.shape, np.float32)
         radius, (h, w) = self.core * diameter_px / 2, core.shape

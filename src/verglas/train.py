@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from verglas import __version__
 from verglas import model as network
-from verglas.batch import Labelled, Unlabelled
+from verglas.batch import Batch, Labelled, Unlabelled, mapped
 from verglas.config import RunConfig
 from verglas.data import Stored, labelled_batch, unlabelled_batch
 from verglas.errors import InputError
@@ -417,7 +418,12 @@ class Trainer:
 
 def _streams(seed: int) -> tuple[torch.Generator, torch.Generator]:
     """Return the randomness of labelled and of unlabelled tiles: labels come in the same order with both or one."""
-    return torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 2**32)
+    return torch.Generator().manual_seed(seed), torch.Generator().manual_seed(_another(seed, "unlabelled tiles"))
+
+
+def _another(seed: int, consumer: str) -> int:
+    """Return a seed for another stream: 32 bits, since torch ignores those beyond."""
+    return int.from_bytes(hashlib.blake2b(f"{consumer} {seed}".encode(), digest_size=4).digest())
 
 
 def beginning(config: RunConfig, materials: Materials, collection: Collection, again: int = 0) -> UNet:
@@ -432,7 +438,8 @@ def beginning(config: RunConfig, materials: Materials, collection: Collection, a
             )  # fmt: skip
         return run.model().train()
     with torch.random.fork_rng():
-        torch.manual_seed(config.train.seed + again * 2**40)
+        seed = config.train.seed
+        torch.manual_seed(_another(seed, f"student {again}") if again else seed)
         return UNet(config.model, prior=materials.prior)
 
 
@@ -560,10 +567,9 @@ def _finish(
         prepared.parent.rmdir()
 
 
-def _to(batch: Any, device: torch.device) -> Any:
+def _to(batch: Batch, device: torch.device) -> Batch:
     """Move the tensors of a batch to the device, without waiting for a GPU."""
-    if batch is None or device.type == "cpu":
+    if device.type == "cpu":
         return batch
-    tensors = [getattr(batch, name) for name in batch.__slots__]
-    tensors = [tensor.pin_memory() for tensor in tensors] if device.type == "cuda" else tensors
-    return type(batch)(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+    ready = mapped(batch, Tensor.pin_memory) if device.type == "cuda" else batch
+    return mapped(ready, partial(Tensor.to, device=device, non_blocking=True))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from verglas.batch import Labelled, Unlabelled
+from verglas.batch import Labelled, Unlabelled, mapped
 from verglas.errors import InputError
 from verglas.losses import Loss
 from verglas.ssl import ALGORITHMS, Algorithm, Step, make_algorithm
@@ -186,11 +186,11 @@ def test_it_has_no_parameters_and_works_without_options(kind: Kind) -> None:
 @every_algorithm
 def test_what_it_asks_of_the_trainer_is_in_bounds(kind: Kind) -> None:
     algorithm = kind(Loss())
-    assert kind.teacher in ("none", "average", "snapshot")
+    assert kind.teacher in ("none", "average", "picks")
     assert (kind.teacher == "none") == (kind.strong_views == 0), "views are for those who learn from a teacher"
     assert 0 <= algorithm.cutmix <= (1 if kind.strong_views else 0)
     assert algorithm.rounds >= 1
-    assert algorithm.rounds == 1 or kind.teacher == "snapshot"
+    assert algorithm.rounds == 1 or kind.teacher == "picks"
 
 
 @every_algorithm
@@ -289,7 +289,7 @@ def everything(part: nn.Module | Labelled | Unlabelled | None) -> list[Tensor]:
         return []
     if isinstance(part, nn.Module):
         return [tensor.detach() for tensor in part.state_dict().values()]
-    return [getattr(part, name) for name in type(part).__slots__]
+    return [value for name in type(part).__slots__ if (value := getattr(part, name)) is not None]
 
 
 @every_case
@@ -454,7 +454,7 @@ def test_the_order_of_unlabelled_tiles_does_not_matter(case: Case) -> None:
     assert second is not None
     options = {**case.options, "dropout": 0.0} if case.kind.name == "unimatch" else case.options
     still = replace(case, options=options)
-    turned = Unlabelled(*(getattr(second, name).roll(1, -4) for name in type(second).__slots__))
+    turned = mapped(second, lambda tensor: tensor.roll(1, -4))
     one, two = (still.step(Pixelwise(), case.labelled(), each).loss for each in (second, turned))
     torch.testing.assert_close(one, two)
 

@@ -1,0 +1,202 @@
+"""Self-training: labels alone to the end, then a new student that learns what the first one picks."""
+
+import math
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from test_semi_training import collection, decided, flat, plainly, result, run, stages, trainer
+from toy import DIAMETER, configured, write_toy
+from verglas.gates import Guard, GuardSettings
+from verglas.materials import AUTO
+from verglas.pick import find
+from verglas.predict import all_around
+from verglas.records import Note, Progress, Record, Ruled, Validated
+from verglas.runs import Run
+from verglas.train import Trainer, train
+
+SETTINGS = (
+    "algorithm.name=self_training", "train.steps=12", "train.validate_every=4", "train.save_every=5",
+    "train.rate=0.01", "guard.skill=0.1", "guard.harm=1",
+)  # fmt: skip
+COMES_IN = "step 12: unlabelled micrographs come in"
+BACK = "back to step 12, before unlabelled micrographs came in: labels alone teach from here"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two labelled micrographs and an unlabelled one; ``warm`` is a run that has learned a little."""
+    folder = write_toy(tmp_path_factory.mktemp("anew"))
+    settings = ("train.steps=60", "train.validate_every=60", "train.rate=0.03", "train.batch=4", "guard.active=false")
+    list(train(collection(folder), configured(folder, "algorithm.name=supervised", *settings), folder / "warm"))
+    return folder
+
+
+def anew(data: Path, *settings: str) -> tuple[str, ...]:
+    return (*SETTINGS, f"train.start_from={data / 'warm'}", *settings)
+
+
+def states(made: Trainer, look: Callable[[Trainer], Tensor]) -> dict[int, Tensor]:
+    """Train; return what is there at each validation, before anything is made of it."""
+    return {record.step: look(made) for record in made.run(threading.Event()) if isinstance(record, Validated)}
+
+
+def test_labels_alone_teach_to_the_end_and_then_a_new_student_learns(data: Path, tmp_path: Path) -> None:
+    records = run(data, tmp_path / "a", *anew(data))
+    assert stages(records) == [COMES_IN]
+    watched = {r.step: "unsupervised" in r.watch for r in records if isinstance(r, Validated)}
+    assert watched == {4: False, 8: False, 12: False, 16: True, 20: True, 21: True}, "three quarters of 12 more"
+    assert {r.steps for r in records if isinstance(r, Progress)} == {21}
+    assert Run.open(tmp_path / "a").facts()["steps"] == 21
+
+
+def test_the_student_begins_with_weights_of_its_own_and_a_schedule_of_its_own(data: Path, tmp_path: Path) -> None:
+    made = trainer(data, tmp_path, *SETTINGS, "guard.active=false")
+    first, rates = flat(made.student.state_dict()), []
+    for record in made.run(threading.Event()):
+        if isinstance(record, Note):
+            begun, average = flat(made.student.state_dict()), flat(made.average.state_dict())
+        if isinstance(record, Progress):
+            rates.append(record.rate)
+    assert torch.equal(begun, average)
+    assert not torch.equal(begun, first)
+    assert len(rates) == 5
+    assert rates[-1] < 0.1 * max(rates), "the rate has fallen again"
+    assert made.begun, made.until == (12, 21)
+
+
+def test_before_that_it_is_the_supervised_training_to_the_bit(data: Path, tmp_path: Path) -> None:
+    def weights(made: Trainer) -> Tensor:
+        return torch.cat([flat(made.student.state_dict()), flat(made.average.state_dict())])
+
+    ours = states(trainer(data, tmp_path / "a", *anew(data)), weights)
+    theirs = states(trainer(data, tmp_path / "b", *anew(data, "algorithm.name=supervised")), weights)
+    assert [*theirs] == [4, 8, 12]
+    assert all(torch.equal(ours[step], theirs[step]) for step in theirs)
+
+
+def test_a_student_that_labels_alone_outdo_is_dropped(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool of noise teaches nothing here: what harms is that the bar is set above what can be reached."""
+    original = Guard.outdone
+    monkeypatch.setattr(Guard, "outdone", lambda self, ap: original(self, ap - 1))
+    records = run(data, tmp_path / "a", *anew(data, "guard.harm=0.02"))
+    monkeypatch.undo()
+    run(data, tmp_path / "supervised", *anew(data, "algorithm.name=supervised"))
+    assert stages(records) == [COMES_IN, BACK]
+    ruled = [(r.step, r.code, r.verdict, r.action) for r in records if isinstance(r, Ruled) and r.code == "R7"]
+    assert ruled == [(21, "R7", "SSL_HARM", "go back")]
+    assert result(tmp_path / "a") == result(tmp_path / "supervised")
+
+
+@pytest.mark.parametrize(("ap", "harm"), [(0.781, False), (0.779, True), (0.9, False)])
+def test_a_student_is_held_to_labels_alone(ap: float, harm: bool) -> None:
+    guard = Guard(GuardSettings(), 12, opened=12, ap_at_opening=0.8)
+    assert (guard.outdone(ap) is not None) == harm
+    assert Guard(GuardSettings(active=False), 12, opened=12, ap_at_opening=0.8).outdone(0.1) is None
+
+
+def test_without_skill_no_student_begins(data: Path, tmp_path: Path) -> None:
+    records = run(data, tmp_path / "a", *SETTINGS, "train.steps=4", "guard.skill=1")
+    run(data, tmp_path / "supervised", *SETTINGS, "train.steps=4", "algorithm.name=supervised")
+    assert stages(records) == []
+    assert result(tmp_path / "a") == result(tmp_path / "supervised")
+
+
+def test_each_round_begins_with_a_student_that_learns_from_the_one_before(data: Path, tmp_path: Path) -> None:
+    made = trainer(data, tmp_path, *anew(data, "algorithm.options.rounds=2"))
+    rounds = states(made, lambda t: torch.tensor([t.round, t.begun, t.until]))
+    assert {step: state.tolist() for step, state in rounds.items()} == {
+        4: [0, 0, 12], 8: [0, 0, 12], 12: [0, 0, 12],
+        16: [1, 12, 21], 20: [1, 12, 21], 21: [1, 12, 21], 24: [2, 21, 30], 28: [2, 21, 30], 30: [2, 21, 30],
+    }  # fmt: skip
+    one, two = (np.load(tmp_path / "prepared" / f"m2.belief{n}.npy") for n in (1, 2))
+    assert not np.array_equal(one, two)
+
+
+def test_what_is_learned_are_the_picks_from_all_sides(data: Path, tmp_path: Path) -> None:
+    made = trainer(data, tmp_path, *anew(data))
+    for record in made.run(threading.Event()):
+        if isinstance(record, Validated) and record.step == 12:
+            model = made.shipped()
+        if isinstance(record, Note):
+            break
+    (stored,) = made._unlabelled()
+    search = {"least_score": 0.0001, "score_radius": 0.1, "separation": 0.45}
+    found = all_around(model, stored.image(), precision=made.precision)
+    picks = find(found, made.micrographs["m2"], diameter_px=DIAMETER, **search)
+    belief, known = np.load(tmp_path / "prepared" / "m2.belief1.npy")
+    assert len(picks) > 5
+    at = np.rint(stored.grid.from_micrograph(picks.xy)).astype(int)
+    assert belief[at[:, 1], at[:, 0]] == pytest.approx(picks.score, rel=2e-3)
+    assert (belief[known == 0] == 0).all()
+    assert 0 < (belief > 0).mean() < 0.3
+
+
+def test_only_as_many_micrographs_are_picked_as_the_crops_can_show(tmp_path: Path) -> None:
+    folder = write_toy(tmp_path, micrographs=9)
+    for steps, number in ((20, 1), (120, 4), (400, 7)):
+        made = trainer(folder, tmp_path / str(steps), *SETTINGS, f"train.steps={steps}")
+        shown, seen = 0.75 * steps * 2 * 64**2, 8 * 160**2
+        assert len(made._unlabelled()) == number == min(7, math.ceil(shown / seen))
+
+
+@pytest.mark.parametrize("when", ["validations", "opening"])
+def test_stopped_and_gone_on_with_it_ends_in_the_same_bytes(data: Path, tmp_path: Path, when: str) -> None:
+    settings = anew(data, "algorithm.options.rounds=2")
+    whole = run(data, tmp_path / "whole", *settings)
+
+    def halted(record: Record) -> bool:
+        return isinstance(record, Validated) if when == "validations" else stages([record]) == [COMES_IN]
+
+    for _ in range(20):
+        records = run(data, tmp_path / "a", *settings, until=halted)
+        if not records[-1].stopped:  # type: ignore[attr-defined]
+            break
+    assert stages(whole) == [COMES_IN]
+    assert result(tmp_path / "a") == result(tmp_path / "whole")
+    assert decided(tmp_path / "a") == decided(tmp_path / "whole")
+
+
+def test_a_kill_while_the_student_learns_changes_nothing(data: Path, tmp_path: Path) -> None:
+    """What was picked for a later round does not spoil the state of an earlier one."""
+    settings = anew(data, "algorithm.options.rounds=2")
+    run(data, tmp_path / "whole", *settings)
+    for step in (16, 21, 24):
+        stream = train(collection(data), configured(data, *settings), tmp_path / "a")
+        for record in stream:
+            if isinstance(record, Progress | Validated) and record.step >= step:
+                break
+        stream.close()
+    run(data, tmp_path / "a", *settings)
+    assert result(tmp_path / "a") == result(tmp_path / "whole")
+
+
+def test_a_state_that_was_restored_is_the_one_that_was_saved(data: Path, tmp_path: Path) -> None:
+    saved, again = [], []  # type: ignore[var-annotated]
+    first, stop = trainer(data, tmp_path, *anew(data)), threading.Event()
+    for record in first.run(stop):
+        if isinstance(record, Validated) and record.step == 16:
+            stop.set()
+    first.keep = saved.append
+    first.save()
+    second = trainer(data, tmp_path, *anew(data), kept=again)
+    second.restore(saved[0])
+    second.save()
+    assert {key for key, value in plainly(saved[0]).items() if repr(value) != repr(again[0][key])} == set()
+    assert second.guard.steps == 21
+
+
+def test_auto_is_what_the_results_speak_for(data: Path, tmp_path: Path) -> None:
+    assert Note(f"algorithm: {AUTO}") in run(data, tmp_path / "a", *SETTINGS[1:])
+    labelled = write_toy(tmp_path / "labelled", micrographs=2)
+    assert Note("algorithm: supervised") in run(labelled, tmp_path / "b", *SETTINGS[1:])
+    everything = replace(collection(data), complete=False)
+    assert Note("algorithm: pu") in [*train(everything, configured(data), tmp_path / "c")]
