@@ -58,7 +58,7 @@ NOOPS: dict[str, tuple[str, Sequence[str]]] = {
                                             OPTION + "negative=0.4")),
     "bounds that mirror": ("THRESHOLD_NOOP", (FIXMATCH, OPTION + "mask=class", OPTION + "positive=0.95",
                                               OPTION + "negative=0.05")),
-    "share of all": ("THRESHOLD_NOOP", ("algorithm.name=self_training", OPTION + "share=1.0")),
+    "share of all": ("THRESHOLD_NOOP", ("algorithm.name=unimatch", OPTION + "share=1.0")),
     "weight of 0": ("UNSUP_INACTIVE", (SOFT, OPTION + "weight=0")),
     "no validation in time": ("UNSUP_INACTIVE", (SOFT, "train.steps=100", "train.validate_every=70")),
     "threshold not read": ("OPTION_UNUSED", (FIXMATCH, OPTION + "threshold=0.9")),

@@ -1,8 +1,9 @@
 """What a training works on: micrographs prepared and stored, by role, and the labels it is judged by."""
 
+import math
 import threading
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from verglas.data import Cropping, Stored
 from verglas.errors import InputError
 from verglas.holdout import Holdout, plan, training_names
 from verglas.io.micrographs import read_image
+from verglas.predict import ORIENTATIONS
 from verglas.preprocess import Preprocess
 from verglas.records import Failed, Note, Prepared, Record
 from verglas.ssl import Algorithm, make_algorithm
@@ -58,7 +60,7 @@ def gather(
         )  # fmt: skip
     wanted = list(dict.fromkeys([*names, *holdout.areas]))
     if chosen_algorithm(collection, config).strong_views:
-        wanted += unlabelled_names(collection)
+        wanted += unlabelled_that_teach(collection, config, recipe)
     yield Note(f"validation: {holdout.how}")
     stored: dict[str, Stored] = {}
     micrographs, reading = collection.by_name(), config.data.reading()
@@ -123,6 +125,38 @@ def cropping(collection: Collection, config: RunConfig) -> Cropping:
     if centred is None:
         centred = 0.0 if collection.complete else CENTRED_PARTIAL
     return Cropping(train.batch, train.crop, config.model.stem, config.geometry, config.photometry, centred)
+
+
+def unlabelled_cropping(collection: Collection, config: RunConfig, algorithm: Algorithm) -> Cropping:
+    """Return how unlabelled tiles are cut: as many views as labelled tiles, or half for a student that begins anew.
+
+    It learns for as many steps as the one before it, and with as many tiles it would take twice as long.
+    """
+    how, views = cropping(collection, config), 2 if algorithm.teacher == "picks" else algorithm.strong_views
+    return replace(how, batch=-(-how.batch // views))
+
+
+def unlabelled_that_teach(collection: Collection, config: RunConfig, recipe: Preprocess) -> list[str]:
+    """Return the unlabelled micrographs to prepare: all, unless they are picked for a student that begins anew.
+
+    For that, seen from all sides, they are drawn by lot until their area is that of the student's tiles: more would
+    take longer to pick than to learn from.
+    """
+    names, algorithm, micrographs = (
+        unlabelled_names(collection),
+        chosen_algorithm(collection, config),
+        collection.by_name(),
+    )
+    if algorithm.teacher != "picks":
+        return names
+    how = unlabelled_cropping(collection, config, algorithm)
+    left, chosen = config.train.steps * how.batch * how.size**2 / len(ORIENTATIONS), list[str]()
+    for name in np.random.default_rng(config.train.seed).permutation(names).tolist():
+        if left <= 0:
+            break
+        left -= math.prod(recipe.working_shape(micrographs[name].shape))
+        chosen.append(name)
+    return chosen
 
 
 def unlabelled_names(collection: Collection) -> list[str]:

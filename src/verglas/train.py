@@ -19,7 +19,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,12 +31,12 @@ from verglas.errors import InputError
 from verglas.gates import Guard, Ruling
 from verglas.io._base import whole_file, write_text
 from verglas.matching import Pool
-from verglas.materials import Materials, chosen_algorithm, cropping, gather
+from verglas.materials import Materials, chosen_algorithm, cropping, gather, unlabelled_cropping
 from verglas.model import UNet
 from verglas.monitor import input_statistics, watch
 from verglas.operating import AtLeast, OperatingPoint, choose_threshold
 from verglas.pick import find
-from verglas.predict import ORIENTATIONS, Precision, all_around, at_precision, autocast, probability
+from verglas.predict import Precision, all_around, at_precision, autocast, probability
 from verglas.preprocess import Preprocess
 from verglas.ranking import average_precision, best_f1
 from verglas.records import Note, Progress, Record, Ruled, Trained, Validated
@@ -53,9 +52,6 @@ MOST_RECALIBRATING = 8
 
 CLIP_MEMORY = 500
 """Steps over which the share of clipped gradients is averaged."""
-
-AGAIN = 0.75
-"""Share of the steps that a student which begins anew learns for; with two batches that is 1.3 times as long."""
 
 _BEGUN = {"config.toml", "records.jsonl", "prepared"}  # what a run holds that was stopped before its first state
 
@@ -229,8 +225,8 @@ class Trainer:
         labelled = _to(labelled_batch(self.materials.labelled, how, self.labelled_random), self.device)
         if self.guard.opened is None:
             return labelled, None
-        fewer = replace(how, batch=-(-how.batch // wants.strong_views))
-        sources = self._unlabelled(), fewer, wants.strong_views, wants.cutmix, self.unlabelled_random
+        how = unlabelled_cropping(self.collection, self.config, wants)
+        sources = self._unlabelled(), how, wants.strong_views, wants.cutmix, self.unlabelled_random
         return labelled, _to(unlabelled_batch(*sources), self.device)
 
     def _consider(self, validated: Validated) -> Iterator[Record]:
@@ -266,14 +262,14 @@ class Trainer:
     def _begin_anew(self) -> None:
         """Pick unlabelled micrographs with the model to be shipped; a new student is to learn that beside the labels.
 
-        It learns for ``AGAIN`` of the steps, along a schedule of its own.
+        It learns for as many steps as the one before it, along the same schedule.
         """
         model, self.round = self.shipped(), self.round + 1
         for stored in self._unlabelled():
             image = stored.image()
             picks = self._find(stored.name, all_around(model, image, precision=self.precision))
             stored.believe(*self.config.target.draw_scores(picks, image, diameter_px=self.collection.diameter_px))
-        self.begun, self.until = self.step, self.step + self._again()
+        self.begun, self.until = self.step, self.step + self.config.train.steps
         self.guard.steps = self.until
         self.student = beginning(self.config, self.materials, self.collection, self.round)
         network.to_device(self.student, self.device)
@@ -281,27 +277,16 @@ class Trainer:
         self.optimiser = _optimiser(self.student, self.config)
         self.best_ap, self.shipped_ap, self.clipped = -1.0, -1.0, 0.0
 
-    def _again(self) -> int:
-        return math.ceil(AGAIN * self.config.train.steps)
-
     def expected_steps(self) -> int:
         """Return at which step the training ends, if nothing comes in between."""
         anew = self.algorithm.teacher == "picks" and self.materials.unlabelled and not self.guard.closed
-        return self.until + (self.algorithm.rounds - self.round) * self._again() if anew else self.until
+        return self.until + (self.algorithm.rounds - self.round) * self.config.train.steps if anew else self.until
 
     def _unlabelled(self) -> Sequence[Stored]:
-        """Return the unlabelled micrographs that teach.
-
-        A student that begins anew learns from as many as have an area that it sees from all sides in its crops: more
-        would take longer to pick than to learn from.
-        """
+        """Return the unlabelled micrographs, with what this round's student is to believe of them if it begins anew."""
         pool = self.materials.unlabelled
-        if self.algorithm.teacher != "picks":
-            return pool
-        area = self._again() * self.cropping.batch * self.cropping.size**2 / len(ORIENTATIONS)
-        order = np.random.default_rng(self.config.train.seed).permutation(len(pool)).tolist()
-        before = np.cumsum([0, *(math.prod(pool[i].shape) for i in order)])[:-1]
-        return [replace(pool[i], belief=f".belief{self.round}.npy") for i in np.array(order)[before < area].tolist()]
+        anew = self.algorithm.teacher == "picks"
+        return [replace(stored, belief=f".belief{self.round}.npy") for stored in pool] if anew else pool
 
     def _obey(self, ruling: Ruling) -> Iterator[Record]:
         match ruling.action:
