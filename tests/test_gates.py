@@ -58,6 +58,9 @@ NEARLY: list[tuple[str, dict[str, float]]] = [
     ("R10", {"clip_rate": 0.9, "clipped_steps": 499.0}),
     ("R10", {"clip_rate": 0.4}),
     ("R11", {"centre_belief": 0.5}),
+    ("R11", {"centre_belief": 0.5, "precision_early": 0.6, "precision_late": 0.55, "labels_seen": 19.0}),
+    ("R11", {"centre_belief": 0.5, "precision_early": 0.6, "precision_late": 0.55, "step": 299.0}),
+    ("R2", {"average_f1_half": 0.3, "average_best_f1": 0.7, "step": 299.0}),
     ("R11", {"centre_belief": 0.5, "precision_early": 0.6, "precision_late": 0.55, "average_skill": 0.1}),
 ]
 

@@ -332,7 +332,8 @@ class Trainer:
         m = self.materials
         shown = (m.validation[:2] or m.labelled[:1]) + m.unlabelled[:1]
         measured = watch(self.student, average, self.algorithm, shown, m.prior, self.precision)
-        measured |= {"labels_seen": float(labels), "clipped_steps": float(min(self.step, CLIP_MEMORY))} | dict(seen)
+        measured |= {"labels_seen": float(labels), "clipped_steps": float(min(self.step, CLIP_MEMORY))}
+        measured |= {"step": float(self.step)} | dict(seen)
         return Validated(self.step, ap, f1, math.nan if threshold is None else threshold, as_good, measured)
 
 
