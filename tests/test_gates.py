@@ -332,3 +332,6 @@ def test_few_labels_do_not_make_a_teacher_stale() -> None:
     seen = HEALTHY | {"average_pixel_ap": 0.67, "student_pixel_ap": 0.83}
     assert rule.holds([seen | {"labels_seen": 200.0}])
     assert not rule.holds([seen | {"labels_seen": 6.0}])
+    even = HEALTHY | {"belief_sd": 0.001, "average_pixel_ap": 0.03, "student_pixel_ap": 0.12}
+    assert rule.holds([even | {"labels_seen": 200.0}])
+    assert not rule.holds([even | {"labels_seen": 3.0}])

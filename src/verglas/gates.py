@@ -77,6 +77,12 @@ def _error(seen: Seen) -> float:
     return sqrt(max(0.0, ap * (1 - ap)) / max(1.0, seen.get("labels_seen", inf)))
 
 
+def _mute(seen: Seen) -> bool:
+    """Tell whether the average believes the same of every pixel, though the student has learned for certain."""
+    even = seen["belief_sd"] < 0.05 * sqrt(seen["prior"] * (1 - seen["prior"]))
+    return even and seen["student_pixel_ap"] > 2 * _error(seen)
+
+
 EARLIEST, ENOUGH = 300, 20
 """Steps before which every output is low, and held-out labels below which a flat precision says nothing: a tenth of
 fewer is less than two particles. Where neither is known, it is taken to suffice."""
@@ -107,7 +113,7 @@ RULES: tuple[Rule, ...] = (
     Rule("R8", "TEACHER_STALE",
          lambda s: s["average_pixel_ap"] < s["student_pixel_ap"] - max(0.1, 2 * _error(s))
          or _outside(s["weight_norm_ratio"], 0.8, 1.25)
-         or s["belief_sd"] < 0.05 * sqrt(s["prior"] * (1 - s["prior"])), 1, "renew teacher",
+         or _mute(s), 1, "renew teacher",
          "A lower train.average lets the teacher follow faster."),
     Rule("R9", "NOOP_UNSUP", lambda s: s["unsupervised"] == 0, 1, "say",
          "The unlabelled term is exactly zero: views are identical, or nothing is kept."),
