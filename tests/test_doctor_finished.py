@@ -218,6 +218,15 @@ def test_a_bad_threshold_is_told_with_a_better_one(trained):
     assert f"--threshold {found.evidence['best_threshold']:.3g}" in found.remedy
 
 
+def test_outputs_below_every_candidate_that_the_run_keeps_are_still_told(trained):
+    with run_of(trained) as outcome, logits_made(lambda z: z - 20):
+        found = Calibrate().check(outcome)
+    assert (found.verdict, found.code) == ("warn", "MISCALIBRATED")
+    assert found.evidence["best_threshold"] < found.evidence["least_score"]
+    assert found.evidence["best_pick_f1"] > 0.5
+    assert "search.least_score" in found.remedy
+
+
 def test_without_skill_no_threshold_is_blamed(trained):
     with run_of(trained) as outcome, logits_made(noise):
         found = Calibrate().check(outcome)

@@ -15,7 +15,7 @@ from toy import SIDE, configured
 from verglas import api, pick
 from verglas.doctor import Finding, RunCheck
 from verglas.doctor.picks import TURNS, Picks
-from verglas.doctor.pu import Pu, share_alike
+from verglas.doctor.pu import Pu, Surest, share_alike
 from verglas.doctor.subject import opened
 from verglas.runs import Run
 from verglas.types import Picks as Found
@@ -126,6 +126,15 @@ def test_a_network_that_knows_nothing_shows_no_ceiling(trained: Path) -> None:
     generator = np.random.default_rng(2)
     with changed(lambda xy, score: (generator.uniform(0, SIDE, (60, 2)), generator.random(60))):
         assert ask(Pu(earliest=0), trained).verdict == "ok"
+
+
+@pytest.mark.parametrize(("tight", "code"), [(0.78, "PU_CEILING"), (0.67, "")])
+def test_picks_that_are_off_show_too_little_learned_and_no_ceiling(tight: float, code: str) -> None:
+    """The closest cases measured: faint particles of which 60 % are hidden, and a network of 40 steps."""
+    off, right = np.full(230, np.inf), np.arange(0, 230, 3)
+    off[right] = np.where(np.arange(len(right)) * 0.618 % 1 < tight, 0.1, 0.2)  # evenly spread over the ranks
+    made = Surest(off, np.linspace(0.9, 0.1, 230), 230)
+    assert Pu()._ceiling(made, 0.2).code == code
 
 
 def test_it_is_too_early_or_there_are_too_few_labels(trained: Path) -> None:

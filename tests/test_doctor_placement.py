@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from verglas.doctor.labels import Labels
 from verglas.doctor.registration import Registration
 from verglas.doctor.subject import Data
 from verglas.io.collections import collect
+from verglas.io.micrographs import read_image
 from verglas.simulate import Scene, write_dataset
 from verglas.types import Collection, Picks, Split, nothing
 
@@ -64,6 +66,29 @@ def test_misplaced_labels_are_named(healthy: Collection, tmp_path: Path, how: st
     found = Registration().check(examined(moved(healthy, change), tmp_path))
     assert found.code == code
     assert found.verdict == ("warn" if code == "UNRELATED" else "fail")
+
+
+def faint(collection: Collection, folder: Path, noise: float) -> Collection:
+    """Return the collection with so much more noise in its pictures, in their standard deviations."""
+    generator, made = np.random.default_rng(0), []
+    for micrograph in collection.micrographs:
+        pixels = read_image(micrograph)
+        pixels = pixels + generator.normal(scale=noise * pixels.std(), size=pixels.shape)
+        path = folder / f"{micrograph.name}.mrc"
+        with mrcfile.new(path) as file:
+            file.set_data(pixels.astype(np.float32))
+        made.append(replace(micrograph, path=path))
+    return replace(collection, micrographs=tuple(made))
+
+
+def test_where_labels_lie_on_nothing_a_weaker_sign_of_another_place_counts(healthy: Collection, tmp_path: Path) -> None:
+    twice = moved(faint(healthy, tmp_path, 8.0), lambda xy, shape, _: (2 * xy)[(2 * xy < shape[::-1]).all(axis=1)])
+    found = Registration().check(examined(twice, tmp_path))
+    assert abs(found.evidence["z_as_given"]) < 3
+    assert 4 < abs(found.evidence["z_0.5"]) < 6
+    assert (found.verdict, found.code) == ("fail", "LABEL_SCALE")
+    strict = Registration(least_elsewhere=6.0).check(examined(twice, tmp_path))
+    assert strict.code != "LABEL_SCALE"
 
 
 def test_the_shift_is_told_in_pixels(healthy: Collection, tmp_path: Path) -> None:

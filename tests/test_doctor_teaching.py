@@ -263,6 +263,13 @@ def test_a_start_elsewhere_is_named(bias: float, verdict: str, code: str, given:
     assert (found.verdict, found.code) == (verdict, code)
 
 
+@pytest.mark.parametrize(("rate", "code"), [(1.0, "LR_TOO_HIGH"), (0.01, "")])
+def test_a_rate_that_no_weight_can_bear_is_named_before_the_first_step(
+    rate: float, code: str, given: Callable[..., Data]
+) -> None:
+    assert Init().check(given(f"train.rate={rate}")).code == code
+
+
 def test_a_last_layer_without_a_gradient_is_named(given: Callable[..., Data]) -> None:
     with patch.object(Loss, "__call__", lambda self, logits, target, known: 0 * loss(self, logits, target, known)):
         assert Init().check(given()).code == "DEAD_OUTPUT"

@@ -58,6 +58,9 @@ NEARLY: list[tuple[str, dict[str, float]]] = [
     ("R10", {"clip_rate": 0.9, "clipped_steps": 499.0}),
     ("R10", {"clip_rate": 0.4}),
     ("R11", {"centre_belief": 0.5}),
+    ("R11", {"centre_belief": 0.5, "precision_early": 0.6, "precision_late": 0.55, "labels_seen": 19.0}),
+    ("R11", {"centre_belief": 0.5, "precision_early": 0.6, "precision_late": 0.55, "step": 299.0}),
+    ("R2", {"average_f1_half": 0.3, "average_best_f1": 0.7, "step": 299.0}),
     ("R11", {"centre_belief": 0.5, "precision_early": 0.6, "precision_late": 0.55, "average_skill": 0.1}),
 ]
 
@@ -329,3 +332,6 @@ def test_few_labels_do_not_make_a_teacher_stale() -> None:
     seen = HEALTHY | {"average_pixel_ap": 0.67, "student_pixel_ap": 0.83}
     assert rule.holds([seen | {"labels_seen": 200.0}])
     assert not rule.holds([seen | {"labels_seen": 6.0}])
+    even = HEALTHY | {"belief_sd": 0.001, "average_pixel_ap": 0.03, "student_pixel_ap": 0.12}
+    assert rule.holds([even | {"labels_seen": 200.0}])
+    assert not rule.holds([even | {"labels_seen": 3.0}])

@@ -77,11 +77,28 @@ def _error(seen: Seen) -> float:
     return sqrt(max(0.0, ap * (1 - ap)) / max(1.0, seen.get("labels_seen", inf)))
 
 
+def _mute(seen: Seen) -> bool:
+    """Tell whether the average believes the same of every pixel, though the student has learned for certain."""
+    even = seen["belief_sd"] < 0.05 * sqrt(seen["prior"] * (1 - seen["prior"]))
+    return even and seen["student_pixel_ap"] > 2 * _error(seen)
+
+
+EARLIEST, ENOUGH = 300, 20
+"""Steps before which every output is low, and held-out labels below which a flat precision says nothing: a tenth of
+fewer is less than two particles. Where neither is known, it is taken to suffice."""
+
+
+def _settled(seen: Seen) -> bool:
+    """Tell whether the training is old enough to be judged by how high its outputs are."""
+    return seen.get("step", inf) >= EARLIEST
+
+
 RULES: tuple[Rule, ...] = (
     Rule("R1", "NO_SKILL", lambda s: s["average_skill"] < 0.05 and s["average_best_f1"] < 1.1 * s["average_trivial_f1"],
          3, "go back", "Look at the labels with verglas inspect: are they where the particles are?"),
     Rule("R2", "MISCALIBRATED",
-         lambda s: s["average_skill"] >= 0.2 and s["average_f1_half"] < 0.5 * s["average_best_f1"], 1, "say",
+         lambda s: s["average_skill"] >= 0.2 and s["average_f1_half"] < 0.5 * s["average_best_f1"] and _settled(s), 1,
+         "say",
          "The ranking is sound; the threshold of the operating point corrects for it. Do not cut at 0.5."),
     Rule("R3", "INPUT_INDEPENDENT", lambda s: s["map_correlation"] > 0.5 or s["map_variance_between"] < 0.5,
          2, "go back", "The output hardly depends on the micrograph: a fault of normalisation, or a dead network.",
@@ -96,15 +113,15 @@ RULES: tuple[Rule, ...] = (
     Rule("R8", "TEACHER_STALE",
          lambda s: s["average_pixel_ap"] < s["student_pixel_ap"] - max(0.1, 2 * _error(s))
          or _outside(s["weight_norm_ratio"], 0.8, 1.25)
-         or s["belief_sd"] < 0.05 * sqrt(s["prior"] * (1 - s["prior"])), 1, "renew teacher",
+         or _mute(s), 1, "renew teacher",
          "A lower train.average lets the teacher follow faster."),
     Rule("R9", "NOOP_UNSUP", lambda s: s["unsupervised"] == 0, 1, "say",
          "The unlabelled term is exactly zero: views are identical, or nothing is kept."),
     Rule("R10", "LR_TOO_HIGH", lambda s: s["clip_rate"] > 0.5 and s["clipped_steps"] >= 500, 1, "lower rate",
          "Gradients are clipped most of the time: lower train.rate."),
     Rule("R11", "PU_CEILING",
-         lambda s: s["average_skill"] >= 0.2 and s["centre_belief"] < 0.6
-         and abs(s["precision_early"] - s["precision_late"]) < 0.1, 1, "say",
+         lambda s: s["average_skill"] >= 0.2 and s["centre_belief"] < 0.6 and _settled(s)
+         and abs(s["precision_early"] - s["precision_late"]) < 0.1 and s.get("labels_seen", inf) >= ENOUGH, 1, "say",
          "Even labelled particles are believed in by less than 0.6: labels leave particles out. "
          "Give --labels-are partial."),
 )  # fmt: skip

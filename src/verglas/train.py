@@ -397,7 +397,8 @@ class Trainer:
             self.shipped_ap, self.best_step = ap, self.step
             self.best = copy.deepcopy(average.state_dict())
         measured = watch(self.student, average, self.algorithm, shown, m.prior, self.precision, maps)
-        measured |= {"labels_seen": float(labels), "clipped_steps": float(min(self.step, CLIP_MEMORY))} | dict(seen)
+        measured |= {"labels_seen": float(labels), "clipped_steps": float(min(self.step, CLIP_MEMORY))}
+        measured |= {"step": float(self.step - self.begun)} | dict(seen)
         return Validated(self.step, ap, f1, math.nan if threshold is None else threshold, as_good, measured)
 
 

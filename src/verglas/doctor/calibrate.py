@@ -1,6 +1,6 @@
 """Whether beliefs can be taken at their word, and whether the threshold in use is a good one."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from math import sqrt
 
 import numpy as np
@@ -13,11 +13,18 @@ from verglas.doctor import figures
 from verglas.doctor._base import Finding, RunCheck, skipped
 from verglas.doctor._kinds import Kind, first
 from verglas.doctor.subject import Outcome
+from verglas.pick import find
 from verglas.ranking import Ranked, precision_recall_curve
 
 BINS = 10
 MOST_PIXELS = 50_000
 """Pixels that temperature and bias are fitted to; neighbours tell the same."""
+
+CUT_ANEW = (
+    "verglas pick --threshold {best_threshold:.3g}; what scores below {least_score:g} is kept only by a run with a "
+    "lower search.least_score."
+)
+"""What to do about a bad threshold."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,13 +50,17 @@ class Cut:
 
 
 def cut(outcome: Outcome) -> Cut:
-    """Search the held-out areas anew with the run as it is, and match what is found with the labels there."""
+    """Search the held-out areas anew with the run as it is, and match what is found with the labels there.
+
+    Candidates of any score are wanted: where outputs lie far too low, those that the run keeps are few or none.
+    """
     materials, micrographs = outcome.data.materials, outcome.data.collection.by_name()
     maps = {one.name: one.found for one in outcome.looked}
-    found = {name: outcome.picker.find(micrographs[name], maps[name]) for name in materials.truth}
+    search, diameter = outcome.data.config.search, outcome.data.collection.diameter_px
+    any_score = asdict(search) | {"least_score": 0.0}
+    found = {name: find(maps[name], micrographs[name], diameter_px=diameter, **any_score) for name in materials.truth}
     held = {name: materials.holdout.inside(picks) for name, picks in found.items()}
-    reach = outcome.data.collection.diameter_px / 2
-    ranked = matching.Pool.of(held, materials.truth).by_micrograph(reach)
+    ranked = matching.Pool.of(held, materials.truth).by_micrograph(diameter / 2)
     threshold = outcome.run.operating_point().threshold
     made = Cut(ranked, threshold, ranked.whole(threshold)["f1"], 0.0, threshold)
     score, f1 = made.curve()
@@ -111,6 +122,7 @@ class Calibrate(RunCheck):
         seen = {
             "pick_f1": made.f1, "best_pick_f1": made.best_f1, "threshold": made.threshold,
             "best_threshold": made.best_threshold, "threshold_low": low, "threshold_high": high,
+            "least_score": outcome.data.config.search.least_score,
             "held_out_labels": float(made.ranked.labels.sum()), "skill": monitor.pixel_figures(target, belief)["skill"],
             "calibration_error": float(np.sum(count * np.abs(mean - share)) / count.sum()), "temperature": temperature,
             "bias": bias, "shift_logits": -bias * temperature, "mean_belief": float(belief.mean()),
@@ -126,7 +138,7 @@ class Calibrate(RunCheck):
     def _kinds(self) -> tuple[Kind, ...]:
         cuts = (
             "The threshold in use, {threshold:.2f} (95 % interval {threshold_low:.2f} to {threshold_high:.2f}), gives "
-            "picks on held-out labels F1 {pick_f1:.2f}; the best one, {best_threshold:.2f}, would give "
+            "picks on held-out labels F1 {pick_f1:.2f}; the best one, {best_threshold:.2g}, would give "
             "{best_pick_f1:.2f}. "
         )
         off = (
@@ -136,7 +148,7 @@ class Calibrate(RunCheck):
             Kind("info", "", lambda s: s["skill"] < self.skill, "Pixels are ranked too poorly (skill {skill:.2f}) for "
                  "beliefs or thresholds to mean anything."),
             Kind("warn", "MISCALIBRATED", lambda s: s["badly_cut"] > 0, cuts + "Particles are ranked, but cut wrongly.",
-                 "verglas pick --threshold {best_threshold:.3g}"),
+                 CUT_ANEW),
             Kind("info", "MISCALIBRATED",
                  lambda s: s["calibration_error"] > self.error or abs(s["shift_logits"]) > self.shift,
                  cuts + off + " The threshold allows for it; do not read beliefs as chances."),

@@ -12,7 +12,7 @@ from verglas import baselines, monitor
 from verglas.doctor import figures
 from verglas.doctor._base import Finding, RunCheck, skipped
 from verglas.doctor._kinds import Kind, Seen, first
-from verglas.doctor.calibrate import cut
+from verglas.doctor.calibrate import CUT_ANEW, cut
 from verglas.doctor.subject import Looked, Outcome
 from verglas.gates import RULES
 from verglas.matching import Pool
@@ -58,9 +58,9 @@ KINDS: tuple[Kind, ...] = (
          _BLIND + ": held-out clicks rank no higher than places that nobody looked at (AUC {auc:.2f}, guessing has "
          ".50).", _LOOK, 300),
     Kind("warn", "MISCALIBRATED", lambda s: s["skill"] >= 0.2 and s["badly_cut"] > 0,
-         _RIGHT + ", but the threshold in use, {threshold:.2f}, gives F1 {pick_f1:.2f} where {best_threshold:.2f} "
+         _RIGHT + ", but the threshold in use, {threshold:.2f}, gives F1 {pick_f1:.2f} where {best_threshold:.2g} "
          "would give {best_pick_f1:.2f}. This is a matter of the threshold, no collapse.",
-         "verglas pick --threshold {best_threshold:.3g}", 300),
+         CUT_ANEW, 300),
     Kind("warn", "BELOW_BLOBS", lambda s: s["pick_ap"] < s["blob_ap"] - 2 * s["ap_error"],
          "Picks are worse than those of a filter for dark blobs, which learns nothing: AP {pick_ap:.2f} against "
          "{blob_ap:.2f}.", "More steps (--steps) or more labels; is --diameter-px right?", 300),
@@ -119,6 +119,7 @@ class Outputs(RunCheck):
         return {
             "pick_ap": ap, "blob_ap": blobs, "ap_error": error, "pick_f1": made.f1, "best_pick_f1": made.best_f1,
             "threshold": made.threshold, "best_threshold": made.best_threshold,
+            "least_score": outcome.data.config.search.least_score,
             "badly_cut": float(made.bad(self.well_cut)), "held_out_labels": labels,
         }  # fmt: skip
 
