@@ -246,7 +246,7 @@ def set_back(stored: Any, how: Any, generator: torch.Generator, *rest: Any, **na
 
 
 def one_for_all(stored: Any, how: Any, generator: torch.Generator, *rest: Any, **named: Any) -> Any:
-    return loading_crops(stored, how, generator, *rest, **named)[:1] * how.batch
+    return [each[:1].expand_as(each) for each in loading_crops(stored, how, generator, *rest, **named)]
 
 
 def every_third(stored: Any, how: Any, generator: torch.Generator, *rest: Any, **named: Any) -> Any:

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from verglas.augment import Geometry, Photometry, Placement, rectangles
+from verglas.augment import Geometry, Photometry, rectangles
 from verglas.batch import Labelled, Unlabelled
 from verglas.errors import InputError
 from verglas.io._base import whole_file, write_text
@@ -79,24 +79,20 @@ class Stored:
 
     def cut(
         self, geometry: Geometry, size: int, generator: torch.Generator, *, centred: float = 0.0
-    ) -> tuple[Float[Tensor, "1 s s"], Bool[Tensor, "m s s"]]:
-        """Cut one augmented crop of image and masks; with the chance ``centred`` around a label."""
+    ) -> tuple[Float[Tensor, "1 s s"], Bool[Tensor, "m s s"], Float[Tensor, "k s s"]]:
+        """Cut one augmented crop of image, masks, and of belief and where there is one, or of nothing (k = 0).
+
+        With the chance ``centred`` it is cut around a label.
+        """
         around = None
         if centred and self.centres and torch.rand((), generator=generator) < centred:
             around = self.centres[int(torch.randint(len(self.centres), (), generator=generator))]
-        return self._cut(geometry.place(self.shape, size, generator, around), size)
-
-    def cut_believed(
-        self, geometry: Geometry, size: int, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "1 s s"], Bool[Tensor, "m s s"], Float[Tensor, "2 s s"]]:
-        """Cut one augmented crop of image, masks, and of belief and where there is one."""
-        place = geometry.place(self.shape, size, generator)
-        planes = np.load(self._path(self.belief), mmap_mode="r")
-        return *self._cut(place, size), place.blend(planes, size)
-
-    def _cut(self, place: Placement, size: int) -> tuple[Float[Tensor, "1 s s"], Bool[Tensor, "m s s"]]:
+        place = geometry.place(self.shape, size, generator, around)
         image, masks = (np.load(self._path(suffix), mmap_mode="r") for suffix in (".image.npy", ".masks.npy"))
-        return place.cut(image, masks, size)
+        shown = place.cut(image, masks, size)
+        if not self.belief:
+            return *shown, torch.empty(0, size, size)
+        return *shown, place.blend(np.load(self._path(self.belief), mmap_mode="r"), size)
 
     def believe(self, belief: Float[np.ndarray, "h w"], known: Bool[np.ndarray, "h w"]) -> None:
         """Write what is believed of each pixel, and of which pixels anything is."""
@@ -124,10 +120,8 @@ class Cropping:
 
 def labelled_batch(stored: Sequence[Stored], how: Cropping, generator: torch.Generator) -> Labelled:
     """Cut crops out of labelled micrographs."""
-    chosen = torch.randint(len(stored), (how.batch,), generator=generator).tolist()
-    crops = [stored[i].cut(how.geometry, how.size, generator, centred=how.centred) for i in chosen]
-    image = how.photometry.view(torch.stack([image for image, _ in crops]), generator)
-    masks = torch.stack([masks for _, masks in crops])
+    image, masks, _ = _crops(stored, how, generator, how.centred)
+    image = how.photometry.view(image, generator)
     target, looked = per_logit(masks[:, :1], how.stem, 0.5), per_logit(masks[:, 1:3], how.stem, 1.0)
     return Labelled(image, target.float(), looked[:, :1], looked[:, 1:])
 
@@ -144,15 +138,11 @@ def unlabelled_batch(
     With ``cutmix`` a rectangle of at most this share of each strong view shows the crop before it. Beliefs come along
     where there are some.
     """
-    chosen = torch.randint(len(stored), (how.batch,), generator=generator).tolist()
-    believed = all(one.belief for one in stored)
-    cut = Stored.cut_believed if believed else Stored.cut
-    weak, masks, *planes = map(torch.stack, zip(*(cut(stored[i], how.geometry, how.size, generator) for i in chosen),
-                                                strict=True))  # fmt: skip
+    weak, masks, planes = _crops(stored, how, generator)
     strong = torch.stack([how.photometry.view(weak, generator) for _ in range(views)])
     valid, belief = per_logit(masks[:, -1:], how.stem, 1.0), None
-    if believed:
-        belief, known = functional.avg_pool2d(planes[0], how.stem).split(1, dim=1)
+    if planes.shape[1]:
+        belief, known = functional.avg_pool2d(planes, how.stem).split(1, dim=1)
         valid = valid & (known > 0.999)
     boxes = [rectangles(how.batch, how.size // how.stem, cutmix, generator) for _ in range(views)]
     mixed = torch.stack(boxes)
@@ -165,3 +155,12 @@ def unlabelled_batch(
 def per_logit(mask: Bool[Tensor, "b m h w"], stem: int, share: float) -> Bool[Tensor, "b m p q"]:
     """Reduce a mask to one value per logit: set where at least ``share`` of its pixels are."""
     return mask if stem == 1 else functional.avg_pool2d(mask.float(), stem) >= share
+
+
+def _crops(
+    stored: Sequence[Stored], how: Cropping, generator: torch.Generator, centred: float = 0.0
+) -> tuple[Float[Tensor, "b 1 s s"], Bool[Tensor, "b m s s"], Float[Tensor, "b k s s"]]:
+    chosen = torch.randint(len(stored), (how.batch,), generator=generator).tolist()
+    crops = [stored[i].cut(how.geometry, how.size, generator, centred=centred) for i in chosen]
+    image, masks, planes = map(torch.stack, zip(*crops, strict=True))
+    return image, masks, planes
