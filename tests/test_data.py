@@ -100,10 +100,10 @@ def test_crops_do_not_keep_files_open(tmp_path: Path) -> None:
     stored = labelled(tmp_path)
     crops = [s.cut(Geometry(), 32, seeded()) for s in stored for _ in range(5)]
     assert str(tmp_path) not in Path("/proc/self/maps").read_text(encoding="utf-8")
-    before = [crop.clone() for crop, _ in crops]
+    before = [crop.clone() for crop, *_ in crops]
     for path in tmp_path.iterdir():
         path.write_bytes(bytes(path.stat().st_size))
-    assert all(torch.equal(crop, old) for (crop, _), old in zip(crops, before, strict=True))
+    assert all(torch.equal(crop, old) for (crop, *_), old in zip(crops, before, strict=True))
 
 
 # --- crops around labels ---
