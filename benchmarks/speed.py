@@ -345,7 +345,8 @@ def picking_stages(run: Path, side: int, device: torch.device, rates: dict[str, 
     works = {
         "read from disk": cold, "read from memory": lambda: read_image(micrograph),
         "resample": lambda: resize(pixels, new), "prepare": lambda: picker.recipe.prepare(pixels),
-        "forward": lambda: picker.probability(image), "peaks": lambda: picker.find(micrograph, found), "write": lambda: file.add(picks, micrograph.shape),
+        "forward": lambda: picker.probability(image), "peaks": lambda: picker.find(micrograph, found),
+        "write": lambda: file.add(picks, micrograph.shape),
     }  # fmt: skip
     with PickFile(run.parent / f"profile-{side}.star", "none") as file:
         took = medians(works, 7, device)
