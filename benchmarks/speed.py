@@ -45,7 +45,7 @@ from verglas.config import DataSettings, RunConfig
 from verglas.io.micrographs import read_image, read_micrograph
 from verglas.io.pickfile import PickFile
 from verglas.materials import Materials, gather
-from verglas.picker import Picker
+from verglas.picker import MOST_WORKERS, Picker
 from verglas.predict import autocast
 from verglas.preprocess import resize
 from verglas.records import Progress, Record, Summary, Validated
@@ -368,7 +368,7 @@ def picking_stages(run: Path, side: int, device: torch.device, rates: dict[str, 
 def against_reading(run: Path, side: int, pixel_size_angstrom: float, device: torch.device) -> dict[str, float]:
     """Return seconds per micrograph of picking, and of reading and resampling alone, each on all cores."""
     path, picker = simulated(run, side, pixel_size_angstrom), picker_for(run, pixel_size_angstrom, device)
-    count = 8 if side > 2048 else 24
+    count = (8 if side > 2048 else 24) * max(1, min(torch.get_num_threads(), MOST_WORKERS) // 2)
     files = [path.with_name(f"copy_{number}.mrc") for number in range(count)]
     for file in files:
         shutil.copy(path, file)
