@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from verglas.errors import InputError
-from verglas.model import Norm, Shape, UNet, load, save, to_device
+from verglas.model import Norm, Shape, UNet, batch_norms, folded, load, save, to_device
 
 SMALL = [Shape(4, depth, norm, stem) for depth in (0, 1, 2) for norm in ("batch", "none") for stem in (1, 2, 3)]
 
@@ -132,6 +133,31 @@ def test_features_of_every_level_reach_the_logits(level: int) -> None:
         given = model.decode(features)
         features[level] = torch.zeros_like(features[level])
         assert (model.decode(features) != given).any()
+
+
+@pytest.mark.parametrize("norm", ["group", "batch", "none"])
+@pytest.mark.parametrize(("depth", "stem"), [(1, 1), (3, 2)])
+def test_on_the_way_up_features_are_repeated_joined_and_convolved(norm: Norm, depth: int, stem: int) -> None:
+    """As written by Ronneberger et al., borders included; the network does the same with fewer products."""
+    shape = Shape(4, depth, norm, stem)
+    model = network(shape).double()
+    with torch.inference_mode():
+        features = model.encode(images(2, 1, 3 * shape.multiple, 2 * shape.multiple).double())
+        *skips, x = features
+        for block in model.up:
+            repeated = functional.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = block(torch.cat([skips.pop(), repeated], dim=1))
+        torch.testing.assert_close(model.decode(features), model.head(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [Shape(4, 2), Shape(4, 1, "group"), Shape(4, 1, "none", 1)], ids=str)
+def test_a_folded_network_says_the_same_and_the_other_is_left_alone(shape: Shape) -> None:
+    model, image = network(shape), images(1, 1, 4 * shape.multiple, 4 * shape.multiple)
+    with torch.inference_mode():
+        before = model(image)
+        torch.testing.assert_close(folded(model)(image), before, rtol=1e-4, atol=1e-4)
+        assert torch.equal(model(image), before)
+    assert not batch_norms(folded(model))
 
 
 # --- files ---

@@ -38,6 +38,14 @@ def test_unseen_blobs_are_found_where_they_are(trained_once: Path) -> None:
         assert right.mean() > 0.85
 
 
+def test_a_folded_picker_finds_the_same(trained_once: Path) -> None:
+    picker, path = Picker.load(trained_once / "run"), trained_once / "mics" / "m2.mrc"
+    found, again = picker.pick(path), picker.folded().pick(path)
+    sure = found.score > 0.05
+    np.testing.assert_allclose(again.xy[: sure.sum()], found.xy[sure], atol=0.01)
+    np.testing.assert_allclose(again.score[: sure.sum()], found.score[sure], atol=1e-4)
+
+
 def test_bad_files_are_reported_in_their_place(trained: Path) -> None:
     paths = sorted((trained / "mics").glob("*.mrc"))
     micrographs = [read_micrograph(path) for path in paths]

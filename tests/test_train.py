@@ -16,7 +16,7 @@ from verglas.io.collections import collect
 from verglas.io.micrographs import write_mrc
 from verglas.records import Note, Prepared, Progress, Record, Trained, Validated
 from verglas.runs import Run
-from verglas.train import resolved_device, train, update_average
+from verglas.train import Trainer, resolved_device, train, update_average
 from verglas.types import Collection
 
 
@@ -63,6 +63,22 @@ def test_a_run_that_was_stopped_ends_in_the_bytes_of_one_that_was_not(data: Path
     assert weights(data / "parts") == weights(data / "whole")
     same = "operating_point.json"
     assert (data / "parts" / same).read_text() == (data / "whole" / same).read_text()
+
+
+def test_a_stop_while_tiles_are_cut_ahead_changes_nothing(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes effect after the step of those tiles: at 1, a step that is recorded, the next ones are being cut."""
+    settings = "train.validate_every=5", "train.save_every=5", "train.steps=9"
+    run(data, "whole", *settings)
+    stop = threading.Event()
+    for record in train(collection(data), configured(data, *settings), data / "parts", stop=stop):
+        if isinstance(record, Progress):
+            stop.set()
+    assert isinstance(record, Trained)
+    assert (record.stopped, record.steps) == (True, 2)
+    run(data, "parts", *settings)
+    monkeypatch.setattr(Trainer, "_foreseen", lambda self: False)
+    run(data, "in-turn", *settings)
+    assert weights(data / "parts") == weights(data / "whole") == weights(data / "in-turn")
 
 
 def test_a_stop_while_preparing_loses_no_prepared_micrograph(data: Path) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from verglas.simulate import Scene
     from verglas.study import Study
 
-__all__ = ["demo", "doctor", "evaluate", "export", "inspect", "pick", "simulate", "study", "suggest", "train"]
+__all__ = ["bench", "demo", "doctor", "evaluate", "export", "inspect", "pick", "simulate", "study", "suggest", "train"]
 
 
 def simulate(folder: str | Path, scene: "Scene", *, micrographs: int, seed: int = 0) -> Iterator[Record]:
@@ -314,6 +314,36 @@ def demo(out: str | Path, *, seed: int = 0, stop: threading.Event | None = None)
     path, picture = picking_report(run, files[2:], picks, out / "test-labels", evaluation)
     keys = ("ap", "f1", "precision", "recall", "threshold", "n_labels", "n_picks")
     yield Summary({**{key: figures[key] for key in keys}, "report": str(path), "picture": str(picture)})
+
+
+def bench(config: "RunConfig | None" = None, *, stop: threading.Event | None = None) -> Iterator[Record]:
+    """Measure how fast this machine picks and trains with which options, in two minutes at most, and say what to set.
+
+    Parameters
+    ----------
+    config
+        Settings to measure with; micrographs named there are picked, with their diameter, else simulated ones.
+    """
+    from tempfile import TemporaryDirectory
+
+    from verglas.benching import SIMULATED, compare
+    from verglas.config import DataSettings, RunConfig
+    from verglas.simulate import DEMO, Simulator
+
+    config, stop = config or RunConfig(), stop or threading.Event()
+    own = _collect(config) if config.data.micrographs else None
+    if own is not None:
+        yield from _said(own)
+    yield Note(f"simulating {SIMULATED} micrographs; whatever else runs on this machine makes the figures worse")
+    with TemporaryDirectory() as scratch:
+        data = Path(scratch) / "data"
+        for record in simulate(data, DEMO, micrographs=SIMULATED):
+            if not isinstance(record, Summary):
+                yield record
+        diameter = Simulator(DEMO).particle.diameter_angstrom
+        where = DataSettings((str(data / "micrographs"),), str(data / "truth"), diameter_angstrom=diameter)
+        taught = _collect(replace(config, data=where)).collection
+        yield from compare(config, taught, own.collection if own else taught, Path(scratch) / "prepared", stop)
 
 
 def study(

@@ -328,6 +328,24 @@ def demo(
         _show(api.demo(out, seed=seed, stop=stop), as_json, stop)
 
 
+@app.command()
+def bench(
+    micrographs: Micrographs = None,
+    diameter_px: DiameterPx = None,
+    diameter_angstrom: DiameterAngstrom = None,
+    pixel_size_angstrom: PixelSize = None,
+    device: Device = None,
+    config: Config = None,
+    set_: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how fast this machine picks and trains, and say which options to set. Takes two minutes at most."""
+    data = _data(micrographs, None, None, diameter_px, diameter_angstrom, pixel_size_angstrom)
+    tree = {"data": data, "train": _given(device=device)}
+    with stop_on_signal() as stop:
+        _show(api.bench(_config(config, tree, set_), stop=stop), as_json, stop)
+
+
 def main() -> None:
     """Run the command line, and turn what goes wrong into a sentence and an exit code."""
     try:

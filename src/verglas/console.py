@@ -11,6 +11,8 @@ from rich.table import Table
 
 from verglas import records
 
+_LISTS = "suggested", "ways", "advice"  # in a summary; on a terminal they have been shown otherwise
+
 
 def show(stream: Iterator[records.Record], as_json: bool) -> int:
     """Draw records as they come; print the summary, as JSON if asked. Return how many micrographs failed."""
@@ -41,7 +43,7 @@ def show(stream: Iterator[records.Record], as_json: bool) -> int:
         print(json.dumps(records.plain(summary.facts), allow_nan=False))
     elif summary is not None:
         _print_suggested(suggested)
-        _print_facts({key: value for key, value in summary.facts.items() if key != "suggested"})
+        _print_facts({key: value for key, value in summary.facts.items() if key not in _LISTS})
     return failed
 
 
@@ -168,6 +170,9 @@ class _Bars:
             case records.Studied(_, about, done, total, seconds, ap, f1):
                 self.console.print(f"{about}: AP {ap:.3f}, F1 {f1:.3f}, {seconds:.0f} s", highlight=False)
                 self._advance("studying", done, total)
+            case records.Timed(device, threads, precision, rate, _, seconds):
+                way = f"{device}, {threads} thread{'s' * (threads > 1)}, {precision}"
+                self.console.print(f"{way}: {rate:.1f} micrographs/s, training {seconds:.0f} s", highlight=False)
             case records.Trained(_, step, seconds, stopped):
                 self.console.print(f"{'stopped at' if stopped else 'learned in'} step {step}, {seconds:.0f} s")
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from verglas.errors import InputError, check_range
 from verglas.io._base import whole_file
@@ -165,7 +165,12 @@ def folded(model: UNet) -> UNet:
     for block in (*model.down, *model.up):
         for place, layer in enumerate(block):
             if isinstance(layer, nn.BatchNorm2d):
-                block[place - 1] = fuse_conv_bn_eval(block[place - 1], layer)
+                conv, mean, variance = block[place - 1], layer.running_mean, layer.running_var
+                assert mean is not None
+                assert variance is not None
+                conv.weight, conv.bias = fuse_conv_bn_weights(
+                    conv.weight, conv.bias, mean, variance, layer.eps, layer.weight, layer.bias
+                )
                 block[place] = nn.Identity()
     return to_device(model, next(model.parameters()).device)
 

@@ -186,6 +186,19 @@ class Suggested(Record):
 
 
 @dataclass(frozen=True, slots=True)
+class Timed(Record):
+    """What picking and a training of the default length take in one way of computing."""
+
+    kind: ClassVar[str] = "timed"
+    device: str
+    threads: int
+    precision: str
+    micrographs_per_second: float
+    step_seconds: float
+    training_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Summary(Record):
     """The end of a verb: its key facts."""
 

@@ -132,6 +132,8 @@ class Trainer:
         self.keep = keep
         self.cropping = cropping(collection, config)
         self.precision: Precision = at_precision(config.train.precision, device)
+        if device.type == "cuda":
+            torch.backends.cudnn.deterministic = True  # a run that is resumed must go on as it would have
         self.labelled_random, self.unlabelled_random = _streams(config.train.seed)
         self.student = beginning(config, materials, collection)
         network.to_device(self.student, device)
