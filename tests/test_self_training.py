@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from test_semi_training import collection, decided, flat, plainly, result, run, stages, trainer
+from test_semi_training import collection, decided, flat, plainly, result, ruling, run, stages, trainer
 from toy import DIAMETER, configured, write_toy
+from verglas.doctor.subject import opened
 from verglas.gates import Guard, GuardSettings
 from verglas.materials import AUTO
 from verglas.pick import find
 from verglas.predict import all_around
-from verglas.records import Note, Progress, Record, Ruled, Validated
+from verglas.records import Note, Picked, Progress, Record, Ruled, Validated
 from verglas.runs import Run
 from verglas.train import Trainer, train
 
@@ -26,7 +27,7 @@ SETTINGS = (
     "train.rate=0.01", "guard.skill=0.1", "guard.harm=1",
 )  # fmt: skip
 COMES_IN = "step 12: unlabelled micrographs come in"
-BACK = "back to step 12, before unlabelled micrographs came in: labels alone teach from here"
+BACK = "back to step 12, before the last student began: the one before it is shipped"
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_the_student_begins_with_weights_of_its_own_and_a_schedule_of_its_own(da
     made = trainer(data, tmp_path, *SETTINGS, "guard.active=false")
     first, rates = flat(made.student.state_dict()), []
     for record in made.run(threading.Event()):
-        if isinstance(record, Note):
+        if isinstance(record, Picked):
             begun, average = flat(made.student.state_dict()), flat(made.average.state_dict())
         if isinstance(record, Progress):
             rates.append(record.rate)
@@ -125,7 +126,7 @@ def test_what_is_learned_are_the_picks_from_all_sides(data: Path, tmp_path: Path
     for record in made.run(threading.Event()):
         if isinstance(record, Validated) and record.step == 12:
             model = made.shipped()
-        if isinstance(record, Note):
+        if isinstance(record, Picked):
             break
     (stored,) = made._unlabelled()
     search = {"least_score": 0.0001, "score_radius": 0.1, "separation": 0.45}
@@ -168,14 +169,65 @@ def test_a_kill_while_the_student_learns_changes_nothing(data: Path, tmp_path: P
     """What was picked for a later round does not spoil the state of an earlier one."""
     settings = anew(data, "algorithm.options.rounds=2")
     run(data, tmp_path / "whole", *settings)
-    for step in (16, 24, 28):
-        stream = train(collection(data), configured(data, *settings), tmp_path / "a")
+    for kind, step in ((Picked, 12), (Validated, 16), (Validated, 24), (Picked, 24), (Validated, 28)):
+        stream, at = train(collection(data), configured(data, *settings), tmp_path / "a"), 0
         for record in stream:
-            if isinstance(record, Progress | Validated) and record.step >= step:
+            at = getattr(record, "step", at)
+            if isinstance(record, kind) and at >= step:
                 break
         stream.close()
     run(data, tmp_path / "a", *settings)
     assert result(tmp_path / "a") == result(tmp_path / "whole")
+
+
+def test_a_stop_while_picking_is_heeded_and_nothing_is_picked_twice(tmp_path: Path) -> None:
+    folder, settings = write_toy(tmp_path, micrographs=5), (*SETTINGS, "train.steps=400", "guard.active=false")
+    made, stop = trainer(folder, tmp_path, *settings), threading.Event()
+    made.step = 399
+    records = []
+    for record in made.run(stop):
+        records.append(record)
+        if isinstance(record, Picked):
+            stop.set()
+    assert [r.done for r in records if isinstance(r, Picked)] == [1]
+    stop.clear()
+    again = [r.done for r in made._pick(stop) if isinstance(r, Picked)]
+    assert again == [2, 3]
+    assert list(made._pick(stop)) == []
+
+
+def test_a_rule_that_goes_back_at_the_end_lets_no_other_student_begin(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back = replace(ruling("go back"), code="R3")
+    monkeypatch.setattr("verglas.gates.RULES", (back, ruling("lower rate")))
+    records = run(data, tmp_path / "a", *anew(data, "algorithm.options.rounds=2"))
+    monkeypatch.setattr("verglas.gates.RULES", ())
+    run(data, tmp_path / "supervised", *anew(data, "algorithm.name=supervised"))
+    assert stages(records) == [COMES_IN, BACK]
+    assert [(r.step, r.code) for r in records if isinstance(r, Ruled)] == [(24, "R3")]
+    assert result(tmp_path / "a") == result(tmp_path / "supervised")
+
+
+def test_what_can_only_be_said_at_the_end_is_only_said(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verglas.gates.RULES", (ruling("lower rate"),))
+    ruled = [r for r in run(data, tmp_path / "a", *anew(data)) if isinstance(r, Ruled)]
+    assert [(r.step, r.action) for r in ruled] == [(24, "say")]
+
+
+def test_the_doctor_judges_what_is_shipped(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the student that was dropped."""
+    original = Guard.outdone
+    monkeypatch.setattr(Guard, "outdone", lambda self, ap: original(self, ap - 1))
+    run(data, tmp_path / "a", *anew(data, "guard.harm=0.02"))
+    config = configured(data, *anew(data))
+    with opened(Run.open(tmp_path / "a"), collection(data), config) as (_, outcome):
+        assert outcome is not None
+        assert max(record["step"] for record in outcome.watched()) == 12
+        assert outcome.own_steps(24) == outcome.own_steps(12) == 12
+        assert outcome.own_steps(13) == 1
 
 
 def test_a_state_that_was_restored_is_the_one_that_was_saved(data: Path, tmp_path: Path) -> None:

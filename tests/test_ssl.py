@@ -264,7 +264,6 @@ def pseudo_labelling() -> dict[str, Callable[[], Consistent]]:
         f"fixmatch {mask}": lambda mask=mask: FixMatch(Loss(), mask=mask) for mask in MASKS
     }
     return made | {
-        "self_training": lambda: SelfTraining(Loss()),
         "unimatch": lambda: UniMatch(Loss(), dropout=0.0),
     }
 

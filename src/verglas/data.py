@@ -94,6 +94,14 @@ class Stored:
             return *shown, torch.empty(0, size, size)
         return *shown, place.blend(np.load(self._path(self.belief), mmap_mode="r"), size)
 
+    def believed(self) -> bool:
+        """Tell whether there is something that is believed."""
+        return self._path(self.belief).is_file()
+
+    def forget(self) -> None:
+        """Remove what is believed."""
+        self._path(self.belief).unlink(missing_ok=True)
+
     def believe(self, belief: Float[np.ndarray, "h w"], known: Bool[np.ndarray, "h w"]) -> None:
         """Write what is believed of each pixel, and of which pixels anything is."""
         with whole_file(self._path(self.belief)) as path, path.open("wb") as file:

@@ -3,7 +3,8 @@
 Rules are data over the quantities of ``monitor``; the guard applies them at every validation. Unlabelled tiles are
 let in once the model has skill. When they do harm, the training goes back to the state in which they came in and
 tries once more with half their weight; when that harms too it goes back again and ends on labels alone, as the
-supervised training would have ended.
+supervised training would have ended. A student that begins anew after labels alone have taught to the end is judged at
+its own end, and the one before it is shipped where that was better.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +25,8 @@ class GuardSettings:
     They come in at the first validation from ``earliest`` (share of the steps) on at which the skill in pixels,
     (AP − π)/(1 − π), reaches ``skill``; after ``latest`` they do not come in any more. They do harm where the AP
     of held-out particles stays below that at the start by ``harm``, or by two standard errors if that is more, for
-    ``patience`` validations. Without ``active`` they come in at ``earliest`` and nothing is undone.
+    ``patience`` validations. Without ``active`` they come in at ``earliest`` and nothing is undone. A student that
+    begins anew does so at the end of the steps, and does harm by ``harm`` alone.
     """
 
     active: bool = True
@@ -189,14 +191,18 @@ class Guard:
         self.said += [ruling.code for ruling in fresh]
         return [self._tempered(ruling) for ruling in fresh]
 
+    def begin_anew(self, step: int, ap: float, until: int) -> None:
+        """Watch a new student from this step to ``until``; ``ap`` is that of the one before."""
+        self.opened, self.ap_at_opening, self.steps, self.history, self.said = step, ap, until, [], []
+
     def outdone(self, ap: float) -> Ruling | None:
-        """Judge a student that began anew and has learned all it will: harm, if labels alone did better by ``harm``.
+        """Judge a student that began anew and has learned all it will: harm, if the one before was better by ``harm``.
 
         Both are held to the same labels, so their difference errs less than either.
         """
         if not self.settings.active or not ap < self.ap_at_opening - self.settings.harm:
             return None
-        sentence = f"AP {ap:.3f} on held-out labels, {self.ap_at_opening:.3f} with labels alone"
+        sentence = f"AP {ap:.3f} on held-out labels, {self.ap_at_opening:.3f} before this student"
         return Ruling("R7", "SSL_HARM", "go back", sentence)
 
     def go_back(self) -> int:

@@ -106,9 +106,8 @@ def assigned(collection: Collection, holdout: Holdout, stored: Mapping[str, Stor
 
 def chosen_algorithm(collection: Collection, config: RunConfig) -> Algorithm:
     """Return the algorithm that the settings ask for; ``auto`` is the one that these data call for."""
-    name = config.algorithm.name
-    if name == "auto":
-        name = AUTO_PARTIAL if not collection.complete else AUTO if unlabelled_names(collection) else AUTO_ALONE
+    more = bool(unlabelled_names(collection))
+    name = stands_for(config.algorithm.name, complete=collection.complete, unlabelled=more)
     made = make_algorithm(name, config.algorithm.options, config.loss)
     if not collection.complete and not made.partial:
         raise InputError(
@@ -117,6 +116,13 @@ def chosen_algorithm(collection: Collection, config: RunConfig) -> Algorithm:
             "--labels-are complete where every particle of the labelled micrographs is labelled.",
         )  # fmt: skip
     return made
+
+
+def stands_for(name: str, *, complete: bool, unlabelled: bool) -> str:
+    """Return the algorithm that a name asks for: ``auto`` asks for one by the data."""
+    if name != "auto":
+        return name
+    return AUTO_PARTIAL if not complete else AUTO if unlabelled else AUTO_ALONE
 
 
 def cropping(collection: Collection, config: RunConfig) -> Cropping:

@@ -26,7 +26,7 @@ from verglas.config import RunConfig, sentence
 from verglas.errors import InputError
 from verglas.io._base import copies, micrograph_name, write_text
 from verglas.io.picks import write_picks
-from verglas.materials import AUTO, AUTO_PARTIAL
+from verglas.materials import stands_for
 from verglas.ranking import generator
 from verglas.records import plain
 from verglas.ssl import Algorithm, make_algorithm
@@ -311,16 +311,15 @@ def planned(study: Study, collections: Mapping[str, Collection]) -> tuple[list[C
         labels = labels_of(collection, division, amount, seed, study.spread)
         config = settings[data, row].with_train(seed=seed)
         partial = amount.kind == "particles" or config.data.labels_are == "partial"
-        algorithm = _algorithm(config, partial)
+        taught = set(labels.by_name())
+        pool = {*division.training, *division.unlabelled, *(division.test if study.pool == "with-test" else ())}
+        algorithm = _algorithm(config, partial, bool(pool - taught))
         partly: Literal["partial", "complete"] = "partial" if partial and algorithm.partial else "complete"
         config = replace(
             config, data=replace(config.data, micrographs=(), labels=None, labels_are=partly),
             algorithm=replace(config.algorithm, name=algorithm.name),
         )  # fmt: skip
-        taught = set(labels.by_name())
-        if algorithm.strong_views:
-            taught |= {*division.training, *division.unlabelled}
-            taught |= set(division.test) if study.pool == "with-test" else set()
+        taught |= pool if algorithm.strong_views else set()
         known = collection.by_name()
         chosen, tested = (tuple(known[n] for n in sorted(names)) for names in (taught, division.test))
         cell = Cell(data, row, amount, seed, config, labels, chosen, tested, start)
@@ -329,9 +328,9 @@ def planned(study: Study, collections: Mapping[str, Collection]) -> tuple[list[C
     return list(cells.values()), divisions
 
 
-def _algorithm(config: RunConfig, partial: bool) -> Algorithm:
-    name, options = config.algorithm.name, config.algorithm.options
-    return make_algorithm((AUTO_PARTIAL if partial else AUTO) if name == "auto" else name, options, config.loss)
+def _algorithm(config: RunConfig, partial: bool, unlabelled: bool) -> Algorithm:
+    name = stands_for(config.algorithm.name, complete=not partial, unlabelled=unlabelled)
+    return make_algorithm(name, config.algorithm.options, config.loss)
 
 
 def _key(cell: Cell, truth: Iterable[Picks], diameter_px: float) -> str:

@@ -39,7 +39,7 @@ from verglas.pick import find
 from verglas.predict import Precision, all_around, at_precision, autocast, probability
 from verglas.preprocess import Preprocess
 from verglas.ranking import average_precision, best_f1
-from verglas.records import Note, Progress, Record, Ruled, Trained, Validated
+from verglas.records import Note, Picked, Progress, Record, Ruled, Trained, Validated
 from verglas.runs import FORMAT, Run
 from verglas.ssl import Algorithm
 from verglas.types import Collection, Image, Picks, PickSet
@@ -146,6 +146,7 @@ class Trainer:
         self.gate: dict[str, Any] = {}
         self.step, self.seconds, self.slower = 0, 0.0, 1.0
         self.begun, self.until, self.round = 0, config.train.steps, 0
+        self.picks_with: dict[str, Any] = {}
         self.clipped: Tensor | float = 0.0
 
     def run(self, stop: threading.Event) -> Iterator[Record]:
@@ -153,6 +154,7 @@ class Trainer:
         settings, last = self.config.train, time.perf_counter()
         with ThreadPoolExecutor(1) as pool:
             ahead: Future[tuple[Labelled, Unlabelled | None]] | None = None
+            yield from self._pick(stop)
             while self.step < self.until and not (stop.is_set() and ahead is None):
                 if self.step and self.step % settings.save_every == 0:
                     self.save()
@@ -170,11 +172,12 @@ class Trainer:
                     yield Progress(self.step, self.expected_steps(), self.seconds, seen["loss"], self._rate(), rest)
                 if self._validates(self.step):
                     yield from self._consider(self._validate(seen))
+                    yield from self._pick(stop)
 
     def save(self) -> None:
         """Keep all that decides what comes next, in types that load with ``weights_only``."""
         self.keep({
-            **self._position(), "gate": self.gate,
+            **self._position(), "gate": self.gate, "picks_with": self.picks_with,
             "unlabelled_random": self.unlabelled_random.get_state(), "guard": self.guard.state(),
             "seconds": self.seconds, "threads": torch.get_num_threads(),
         })  # fmt: skip
@@ -184,6 +187,7 @@ class Trainer:
         self._return(state)
         self.unlabelled_random.set_state(state["unlabelled_random"])
         self.guard.restore(state["guard"])
+        self.picks_with = state["picks_with"]
         self.gate, self.seconds = state["gate"], state["seconds"]
 
     def _position(self) -> dict[str, Any]:
@@ -236,14 +240,16 @@ class Trainer:
         yield validated
         guard, seen, step, anew = self.guard, validated.watch, self.step, self.algorithm.teacher == "picks"
         able = self.algorithm.strong_views and self.materials.unlabelled
-        if able and guard.opens(step, self.shipped_ap if anew else validated.ap, seen, at_end=anew):
+        if able and guard.opens(step, validated.ap, seen, at_end=anew):
+            yield Note(f"step {step}: {len(self.materials.unlabelled)} unlabelled micrographs come in")
             self.gate = copy.deepcopy(self._position())
             if anew:
                 self._begin_anew()
-            yield Note(f"step {step}: {len(self._unlabelled())} unlabelled micrographs come in")
         elif anew and guard.opened is not None:
             yield from self._judge_student(seen)
         else:
+            if able and anew and step == self.until and not guard.closed:
+                yield Note(f"labels alone: skill {seen.get('average_skill', math.nan):.2f}, too little to pick with")
             early = step < guard.settings.earliest * guard.steps
             for ruling in guard.judge(validated.ap, self.materials.held_labels, seen, early=early):
                 yield Ruled(step, ruling.code, ruling.verdict, ruling.action, ruling.sentence)
@@ -252,32 +258,51 @@ class Trainer:
                     break
 
     def _judge_student(self, seen: Mapping[str, float]) -> Iterator[Record]:
-        """Yield what is wrong with a student that began anew; at its end keep it, let another begin, or go back."""
-        guard, step, over = self.guard, self.step, self.step == self.until
-        outdone = guard.outdone(self.shipped_ap) if over else None
-        for ruling in [outdone] if outdone else guard.judge(math.nan, self.materials.held_labels, seen, early=not over):
-            yield Ruled(step, ruling.code, ruling.verdict, ruling.action, ruling.sentence)
-            yield from self._obey(ruling)
-        if over and not outdone and self.round < self.algorithm.rounds:
+        """At the end of a student that began anew say what is wrong; keep it, let another begin, or go back."""
+        if self.step < self.until:
+            return
+        outdone = self.guard.outdone(self.shipped_ap)
+        for ruling in [outdone] if outdone else self.guard.judge(math.nan, self.materials.held_labels, seen):
+            action = ruling.action if ruling.action == "go back" else "say"  # too late for anything else
+            yield Ruled(self.step, ruling.code, ruling.verdict, action, ruling.sentence)
+            if action == "go back":
+                yield from self._obey(ruling)
+                return
+        if self.round < self.algorithm.rounds:
+            yield Note(f"step {self.step}: another student begins")
+            self.gate = copy.deepcopy(self._position())
             self._begin_anew()
 
     def _begin_anew(self) -> None:
-        """Pick unlabelled micrographs with the model to be shipped; a new student is to learn that beside the labels.
+        """Let a new student begin, which learns for as many steps along the same schedule, and keep that state.
 
-        It learns for as many steps as the one before it, along the same schedule.
+        It is held to the one before, and learns what that one picks.
         """
-        model, self.round = self.shipped(), self.round + 1
-        for stored in self._unlabelled():
-            image = stored.image()
-            picks = self._find(stored.name, all_around(model, image, precision=self.precision))
-            stored.believe(*self.config.target.draw_scores(picks, image, diameter_px=self.collection.diameter_px))
-        self.begun, self.until = self.step, self.step + self.config.train.steps
-        self.guard.steps = self.until
+        self.guard.begin_anew(self.step, self.shipped_ap, self.step + self.config.train.steps)
+        self.picks_with, self.round = copy.deepcopy(self.best), self.round + 1
+        self.begun, self.until = self.step, self.guard.steps
         self.student = beginning(self.config, self.materials, self.collection, self.round)
         network.to_device(self.student, self.device)
         self.average = copy.deepcopy(self.student).eval()
         self.optimiser = _optimiser(self.student, self.config)
-        self.best_ap, self.shipped_ap, self.clipped = -1.0, -1.0, 0.0
+        self.best_ap, self.shipped_ap, self.clipped, self.slower = -1.0, -1.0, 0.0, 1.0
+        for stored in self._unlabelled():
+            stored.forget()
+        self.save()
+
+    def _pick(self, stop: threading.Event) -> Iterator[Record]:
+        """Pick the unlabelled micrographs that a student is to learn from, but for those that were picked already."""
+        if not self.round or self.guard.opened is None:
+            return
+        model, pool = copy.deepcopy(self.average), self._unlabelled()
+        model.load_state_dict(self.picks_with)
+        for done, stored in enumerate(pool, 1):
+            if stop.is_set() or stored.believed():
+                continue
+            image = stored.image()
+            picks = self._find(stored.name, all_around(model.eval(), image, precision=self.precision), edge_px=0.0)
+            stored.believe(*self.config.target.draw_scores(picks, image, diameter_px=self.collection.diameter_px))
+            yield Picked(stored.name, done, len(pool), len(picks), int((picks.score >= 0.5).sum()))
 
     def expected_steps(self) -> int:
         """Return at which step the training ends, if nothing comes in between."""
@@ -294,10 +319,12 @@ class Trainer:
         match ruling.action:
             case "go back" if self.guard.opened is not None:
                 trust = self.algorithm.trust / 2
-                if self.algorithm.teacher == "picks":  # to try again would take as long as all before
-                    self.guard.returns = 1
                 step = self.guard.go_back()
                 self._return(copy.deepcopy(self.gate))
+                if self.algorithm.teacher == "picks":
+                    yield Note(f"back to step {step}, before the last student began: the one before it is shipped",
+                               warning=True)  # fmt: skip
+                    return
                 self.algorithm.trust.copy_(trust)
                 after = "labels alone teach from here" if self.guard.closed else "half their weight if they come again"
                 yield Note(f"back to step {step}, before unlabelled micrographs came in: {after}", warning=True)
@@ -345,8 +372,8 @@ class Trainer:
     def _search(self, model: UNet, stored: Stored, found: Image | None) -> Picks:
         return self._find(stored.name, found or probability(model, stored.image(), precision=self.precision))
 
-    def _find(self, name: str, found: Image) -> Picks:
-        search = asdict(self.config.search)
+    def _find(self, name: str, found: Image, **changes: float) -> Picks:
+        search = asdict(self.config.search) | changes
         return find(found, self.micrographs[name], diameter_px=self.collection.diameter_px, **search)
 
     def _update(self, labelled: Labelled, unlabelled: Unlabelled | None) -> dict[str, Tensor | float]:
@@ -362,9 +389,9 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.student.parameters(), limit)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        span = settings.average * (self.until - self.begun)
-        update_average(self.average, self.student, self.step - self.begun, span)
-        self.clipped = self.clipped + ((norm > limit).float() - self.clipped) / min(self.step + 1, CLIP_MEMORY)
+        own, span = self.step - self.begun, settings.average * (self.until - self.begun)
+        update_average(self.average, self.student, own, span)
+        self.clipped = self.clipped + ((norm > limit).float() - self.clipped) / min(own + 1, CLIP_MEMORY)
         seen: dict[str, Tensor | float] = {"loss": step.loss.detach(), "gradient_norm": norm, "clip_rate": self.clipped}
         if self._validates(self.step + 1):
             tiles = {"labelled_input": labelled.image}
@@ -399,7 +426,7 @@ class Trainer:
             self.shipped_ap, self.best_step = ap, self.step
             self.best = copy.deepcopy(average.state_dict())
         measured = watch(self.student, average, self.algorithm, shown, m.prior, self.precision, maps)
-        measured |= {"labels_seen": float(labels), "clipped_steps": float(min(self.step, CLIP_MEMORY))}
+        measured |= {"labels_seen": float(labels), "clipped_steps": float(min(self.step - self.begun, CLIP_MEMORY))}
         measured |= {"step": float(self.step - self.begun)} | dict(seen)
         return Validated(self.step, ap, f1, math.nan if threshold is None else threshold, as_good, measured)
 
@@ -559,5 +586,6 @@ def _to(batch: Batch, device: torch.device) -> Batch:
     """Move the tensors of a batch to the device, without waiting for a GPU."""
     if device.type == "cpu":
         return batch
-    ready = mapped(batch, Tensor.pin_memory) if device.type == "cuda" else batch
-    return mapped(ready, partial(Tensor.to, device=device, non_blocking=True))
+    pinned = device.type == "cuda"
+    ready = mapped(batch, Tensor.pin_memory) if pinned else batch
+    return mapped(ready, partial(Tensor.to, device=device, non_blocking=pinned))

@@ -128,7 +128,7 @@ class Calibrate(RunCheck):
             "bias": bias, "shift_logits": -bias * temperature, "mean_belief": float(belief.mean()),
             "particle_share": float(target.mean()), "badly_cut": float(made.bad(self.well_cut)),
         }  # fmt: skip
-        found = first(self._kinds(), seen, int(outcome.run.facts()["steps"]))
+        found = first(self._kinds(), seen, outcome.own_steps(int(outcome.run.facts()["steps"])))
         assert found is not None, "the last kind always holds"
         if found.verdict != "warn":
             return replace(found, figure=lambda: figures.reliability(mean, share, count))

@@ -67,8 +67,10 @@ class Consistency(DataCheck):
         }  # fmt: skip
         for code, sentence, remedy in self._faults(seen, apart, masked, drift):
             return Finding("fail", sentence, evidence, code, remedy)
-        return Finding("ok", "The teacher labels the weak view without a gradient, and the student learns from every "
-                       f"strong view; an echo agrees with itself to {1 - apart:.0%}.", evidence)  # fmt: skip
+        told = "Picks come with the tiles" if algorithm.teacher == "picks" else (
+            "The teacher labels the weak view without a gradient")  # fmt: skip
+        return Finding("ok", f"{told}, and the student learns from every strong view; an echo agrees with itself to "
+                       f"{1 - apart:.0%}.", evidence)  # fmt: skip
 
     def _faults(self, seen: Seen, apart: float, masked: float, drift: float) -> Iterator[tuple[str, str, str]]:
         if seen.asked and not seen.shown_weak:
@@ -108,9 +110,8 @@ class Consistency(DataCheck):
         for trust in (1.0, 0.0):
             strong = unlabelled.strong.clone().requires_grad_()
             model = copy.deepcopy(student)
-            step = _trusting(data.algorithm, trust).step(
-                model, teacher, labelled, replace(unlabelled, strong=strong), 1.0
-            )
+            tiles = replace(_told(data.algorithm, Echo(how.stem), unlabelled), strong=strong)
+            step = _trusting(data.algorithm, trust).step(model, teacher, labelled, tiles, 1.0)
             step.loss.backward()
             loss[trust], views[trust] = float(step.loss.detach()), _gradient(strong)
             gradients[trust] = torch.cat([_gradient(p).flatten() for p in model.parameters()])
@@ -121,7 +122,8 @@ class Consistency(DataCheck):
         _, as_cut = self._batches(data, replace(how, photometry=NEUTRAL))
         return Seen(
             shown_weak=all(torch.equal(shown, unlabelled.weak) for shown in teacher.shown),
-            asked=bool(teacher.shown), teacher_gradient=float(_gradient(teacher.gain).norm()),
+            asked=bool(teacher.shown) or data.algorithm.teacher == "picks",
+            teacher_gradient=float(_gradient(teacher.gain).norm()),
             teacher_graph=teacher.graph, value=loss[1.0] - loss[0.0], view_gradients=tuple(changed.tolist()),
             student_gradient=float((gradients[1.0] - gradients[0.0]).norm()),
             distinct=quiet or all(map(bool, apart)), plain=torch.equal(as_cut.weak, unlabelled.weak),
@@ -164,6 +166,7 @@ class Consistency(DataCheck):
     def _value(
         self, data: Data, teacher: Network, student: Network, labelled: Labelled, unlabelled: Unlabelled
     ) -> float:
+        unlabelled = _told(data.algorithm, teacher, unlabelled)
         with torch.no_grad():
             losses = [float(_trusting(data.algorithm, trust).step(student, teacher, labelled, unlabelled, 1.0).loss)
                       for trust in (1.0, 0.0)]  # fmt: skip
@@ -177,6 +180,14 @@ class Consistency(DataCheck):
         labelled = loading.labelled_batch(m.labelled, how, data.generator("labelled"))
         sources, generator = m.unlabelled or m.labelled, data.generator(self.name)
         return labelled, loading.unlabelled_batch(sources, how, wants.strong_views, wants.cutmix, generator)
+
+
+def _told(algorithm: Algorithm, teacher: Network, unlabelled: Unlabelled) -> Unlabelled:
+    """Return the tiles with what the teacher says of them, where an algorithm is told that with the tiles."""
+    if algorithm.teacher != "picks":
+        return unlabelled
+    with torch.no_grad():
+        return replace(unlabelled, belief=teacher(unlabelled.weak).sigmoid())
 
 
 def _trusting(algorithm: Algorithm, trust: float) -> Algorithm:

@@ -29,7 +29,7 @@ class Ema(DataCheck):
         settings = data.config.train
         span = settings.average * settings.steps
         first = max(1, round(data.config.guard.earliest * settings.steps))
-        use = first if data.algorithm.strong_views else settings.steps
+        use = first if data.algorithm.teacher == "average" else settings.steps
         weights, buffers = _residual(first, span)
         at_end, _ = _residual(settings.steps, span)
         apart, counted = _apart(span)
@@ -38,7 +38,7 @@ class Ema(DataCheck):
             "residual_at_end": _number(at_end), "buffers_residual_at_first_use": _number(buffers),
             "buffers_apart_from_weights": _number(apart), "half_life_steps": _half_life(settings.steps, span),
         }  # fmt: skip
-        left = weights if data.algorithm.strong_views else at_end
+        left = weights if data.algorithm.teacher == "average" else at_end
         if not -0.01 <= left <= 1.01:
             return Finding("fail", "The averaged weights fade or become no numbers, whatever the student is.",
                            evidence, "TEACHER_DEAD", "Move the average in place, as train.update_average does: "

@@ -99,11 +99,15 @@ def _inactive(data: Data, algorithm: Algorithm) -> Iterator[tuple[str, str]]:
     """Yield why unlabelled micrographs never teach, and what helps."""
     guard, train = data.config.guard, data.config.train
     opening = [*range(train.validate_every, train.steps, train.validate_every)]
+
+    def in_time(step: int) -> bool:
+        return guard.earliest * train.steps <= step <= guard.latest * train.steps
+
     if not unlabelled_names(data.collection):
         yield "there are none", "Give micrographs without labels, too, or --algorithm supervised."
     elif isinstance(algorithm, Consistent) and algorithm.weight == 0:
         yield "their weight is 0", "--set algorithm.options.weight=1"
-    elif not any(guard.earliest * train.steps <= step <= guard.latest * train.steps for step in opening):
+    elif algorithm.teacher != "picks" and not any(map(in_time, opening)):
         when = f"from {guard.earliest:g} to {guard.latest:g} of {train.steps} steps, of which none is validated"
         yield (
             f"they may come in {when} (every {train.validate_every})",

@@ -1,5 +1,6 @@
 """What checks look at: the data before a training, and what it led to. All is made when first asked for."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,8 +124,14 @@ class Outcome:
 
     @cached_property
     def records(self) -> list[dict[str, Any]]:
-        """All records of the training."""
-        return list(self.run.records())
+        """All records of the training, but for what was measured of a student that was dropped at its end."""
+        records, measured = list(self.run.records()), ("progress", "validated")
+        last = int(self.run.facts()["steps"]) if self.finished else math.inf
+        return [record for record in records if record["kind"] not in measured or record["step"] <= last]
+
+    def own_steps(self, step: int) -> int:
+        """Return how many steps the network of this step has learned for: a student that begins anew starts from 0."""
+        return (step - 1) % self.data.config.train.steps + 1
 
     def watched(self) -> list[dict[str, Any]]:
         """Return the records of the validations, each with what it was watched by."""

@@ -94,7 +94,7 @@ class Trace(RunCheck):
         seen = _loss(told, anew) | _validations(validated, history, patience) | _ruled(history)
         seen |= {"weight_growth": _growth(outcome)} if outcome.finished else {}
         seen |= {"undone": float(any(r["kind"] == "ruled" and r["action"] == "go back" for r in outcome.records))}
-        steps = int(told[-1]["step"])
+        steps = outcome.own_steps(int(told[-1]["step"]))
 
         def drawn() -> str:
             return _drawn(validated, history)

@@ -40,7 +40,7 @@ class PseudoLabelling(Consistent, ABC):
         """Return what the student says of the views, held to the pseudo-labels that the mask keeps."""
         belief = belief_of(teacher, unlabelled.weak)
         share = (labelled.target * labelled.known).sum() / labelled.known.sum().clamp(min=1)
-        self.prior.copy_(share if self.prior.isnan() else torch.lerp(share, self.prior, MEMORY))
+        self.prior.copy_(torch.where(self.prior.isnan(), share, torch.lerp(share, self.prior, MEMORY)))
         self.mask.settle(belief, unlabelled.valid, self.prior, progress)
         target, weight = self.mask(belief)
         weight = weight * unlabelled.valid

@@ -18,7 +18,7 @@ WEIGHTS = {"mse": 10.0, "kl": 1.0}
 class SoftTargets(Consistent, ABC):
     """What algorithms share whose targets are the teacher's probabilities, everywhere."""
 
-    def pseudo_label(self, belief: Float[Tensor, "*s"]) -> tuple[Float[Tensor, "*s"], Float[Tensor, "*s"]]:
+    def pseudo_label(self, belief: Float[Tensor, "*s"]) -> tuple[Float[Tensor, "*s"], Float[Tensor, "*s"]] | None:
         """Return the belief itself, everywhere."""
         return belief, belief.new_ones(belief.shape)
 

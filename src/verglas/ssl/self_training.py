@@ -25,6 +25,9 @@ class SelfTraining(SoftTargets):
         super().__init__(loss, weight=weight, ramp_until=ramp_until, cutmix=cutmix)
         self.rounds = rounds
 
+    def pseudo_label(self, belief: Float[Tensor, "*s"]) -> None:
+        """Make none of a map: what teaches are the picks."""
+
     def apart(
         self, views: Float[Tensor, "v b 1 p q"], belief: Float[Tensor, "v b 1 p q"], valid: Bool[Tensor, "v b 1 p q"]
     ) -> Float[Tensor, ""]:
