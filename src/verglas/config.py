@@ -59,6 +59,7 @@ class PreprocessSettings:
 class TrainSettings:
     """The budget in steps, the optimiser, and the seed.
 
+    ``steps`` is the length of a training on labels; a student that begins anew takes as many again.
     ``rate`` is AdamW's after ``warmup`` (share of the steps); it falls to ``last_rate`` times itself along a
     cosine. ``clip_norm`` bounds the norm of the gradient, 0 for none. ``average`` is the span of the running
     average of the weights as a share of the steps. ``holdout`` is the share of the labels kept for validation.

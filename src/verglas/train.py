@@ -191,7 +191,7 @@ class Trainer:
         self.gate, self.seconds = state["gate"], state["seconds"]
 
     def _position(self) -> dict[str, Any]:
-        """Return what a training on labels alone goes on from."""
+        """Return what a training goes on from, were it not for unlabelled micrographs."""
         return {
             "student": self.student.state_dict(), "average": self.average.state_dict(), "best": self.best,
             "best_ap": self.best_ap, "shipped_ap": self.shipped_ap, "best_step": self.best_step,

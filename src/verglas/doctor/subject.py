@@ -126,12 +126,16 @@ class Outcome:
     def records(self) -> list[dict[str, Any]]:
         """All records of the training, but for what was measured of a student that was dropped at its end."""
         records, measured = list(self.run.records()), ("progress", "validated")
-        last = int(self.run.facts()["steps"]) if self.finished else math.inf
+        last = int(self.run.facts()["steps"]) if self.finished and self._anew else math.inf
         return [record for record in records if record["kind"] not in measured or record["step"] <= last]
 
     def own_steps(self, step: int) -> int:
         """Return how many steps the network of this step has learned for: a student that begins anew starts from 0."""
-        return (step - 1) % self.data.config.train.steps + 1
+        return (step - 1) % self.data.config.train.steps + 1 if self._anew else step
+
+    @property
+    def _anew(self) -> bool:
+        return self.data.algorithm.teacher == "picks"
 
     def watched(self) -> list[dict[str, Any]]:
         """Return the records of the validations, each with what it was watched by."""

@@ -99,20 +99,9 @@ class FixMatch(PseudoLabelling):
         weight: Float[Tensor, "b 1 p q"],
     ) -> Agreement:
         """Return the term of the strong views."""
-        return on_strong_views(student, labelled, unlabelled, target, weight)
-
-
-def on_strong_views(
-    student: Network,
-    labelled: Labelled,
-    unlabelled: Unlabelled,
-    target: Float[Tensor, "b 1 p q"],
-    weight: Float[Tensor, "b 1 p q"],
-) -> Agreement:
-    """Return the logits of labelled tiles, and how far those of strong views are from the pseudo-labels."""
-    seen = unlabelled.seen
-    logits, views = together(student, labelled, unlabelled.strong)
-    return logits, disagreement(views, seen(target), seen(weight), seen(unlabelled.valid))
+        seen = unlabelled.seen
+        logits, views = together(student, labelled, unlabelled.strong)
+        return logits, disagreement(views, seen(target), seen(weight), seen(unlabelled.valid))
 
 
 def disagreement(
