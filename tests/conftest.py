@@ -40,7 +40,7 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = write_toy(tmp_path_factory.mktemp("toy"), micrographs=5)
     settings = "train.steps=120", "train.validate_every=40", "model.width=8", "train.batch=4", "train.rate=0.01"
-    list(api.train(configured(folder, "algorithm.name='supervised'", *settings), folder / "run"))
+    list(api.train(configured(folder, *settings), folder / "run"))
     return folder
 
 

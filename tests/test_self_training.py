@@ -15,10 +15,9 @@ from test_semi_training import collection, decided, flat, plainly, result, rulin
 from toy import DIAMETER, configured, write_toy
 from verglas.doctor.subject import opened
 from verglas.gates import Guard, GuardSettings
-from verglas.materials import AUTO
 from verglas.pick import find
 from verglas.predict import all_around
-from verglas.records import Note, Picked, Progress, Record, Ruled, Validated
+from verglas.records import Picked, Progress, Record, Ruled, Validated
 from verglas.runs import Run
 from verglas.train import Trainer, train
 
@@ -243,11 +242,3 @@ def test_a_state_that_was_restored_is_the_one_that_was_saved(data: Path, tmp_pat
     second.save()
     assert {key for key, value in plainly(saved[0]).items() if repr(value) != repr(again[0][key])} == set()
     assert second.guard.steps == 24
-
-
-def test_auto_is_what_the_results_speak_for(data: Path, tmp_path: Path) -> None:
-    assert Note(f"algorithm: {AUTO}") in run(data, tmp_path / "a", *SETTINGS[1:])
-    labelled = write_toy(tmp_path / "labelled", micrographs=2)
-    assert Note("algorithm: supervised") in run(labelled, tmp_path / "b", *SETTINGS[1:])
-    everything = replace(collection(data), complete=False)
-    assert Note("algorithm: pu") in [*train(everything, configured(data), tmp_path / "c")]

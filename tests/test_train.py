@@ -59,7 +59,7 @@ def test_a_run_that_was_stopped_ends_in_the_bytes_of_one_that_was_not(data: Path
     with pytest.raises(InputError, match="Repeat the train command"):
         Run.open(data / "parts")
     records = run(data, "parts")
-    assert any(isinstance(record, Note) and "goes on at step 4 of 16" in record.text for record in records)
+    assert any(isinstance(record, Note) and "goes on at step 4 of 8" in record.text for record in records)
     assert weights(data / "parts") == weights(data / "whole")
     same = "operating_point.json"
     assert (data / "parts" / same).read_text() == (data / "whole" / same).read_text()

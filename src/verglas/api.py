@@ -282,7 +282,7 @@ def export(
 
 def demo(out: str | Path, *, seed: int = 0, stop: threading.Event | None = None) -> Iterator[Record]:
     """Simulate a small data set, learn from two labelled micrographs, pick the rest and hold it to the truth."""
-    from verglas.config import AlgorithmSettings, DataSettings, RunConfig
+    from verglas.config import DataSettings, RunConfig
     from verglas.evaluate import to_json
     from verglas.reporting import picking_report
     from verglas.simulate import DEMO, Simulator
@@ -295,15 +295,14 @@ def demo(out: str | Path, *, seed: int = 0, stop: threading.Event | None = None)
     for folder, chosen in ((out / "labels", files[:2]), (out / "test-labels", files[2:])):
         for file in chosen:
             write_text(folder / f"{file.stem}.csv", (data / "truth" / f"{file.stem}.csv").read_text(encoding="utf-8"))
-    yield Note("learning from 2 labelled micrographs alone, which is quickest")
+    yield Note("learning from 2 labelled micrographs")
     where = DataSettings(
         (str(data / "micrographs"),), str(out / "labels"), diameter_angstrom=Simulator(DEMO).particle.diameter_angstrom
     )
     if (run / "report.html").exists():
         yield Note(f"{run} has learned already; remove it to learn anew")
     else:
-        alone = AlgorithmSettings("supervised")
-        yield from train(replace(RunConfig(), data=where, algorithm=alone).with_train(seed=seed), run, stop=stop)
+        yield from train(replace(RunConfig(), data=where).with_train(seed=seed), run, stop=stop)
     if stop is not None and stop.is_set():
         return
     yield Note("picking the other 8 and comparing them with the truth")

@@ -19,8 +19,8 @@ from verglas.records import Failed, Note, Prepared, Record
 from verglas.ssl import Algorithm, make_algorithm
 from verglas.types import Collection, Image, Picks
 
-AUTO, AUTO_ALONE, AUTO_PARTIAL = "self_training", "supervised", "pu"
-"""What ``auto`` stands for, by the results: with unlabelled micrographs, without, and with partial labels."""
+AUTO, AUTO_PARTIAL = "supervised", "pu"
+"""What ``auto`` stands for with complete labels, and with labels that leave particles out: see the results."""
 
 
 CENTRED_PARTIAL = 0.5
@@ -106,8 +106,7 @@ def assigned(collection: Collection, holdout: Holdout, stored: Mapping[str, Stor
 
 def chosen_algorithm(collection: Collection, config: RunConfig) -> Algorithm:
     """Return the algorithm that the settings ask for; ``auto`` is the one that these data call for."""
-    more = bool(unlabelled_names(collection))
-    name = stands_for(config.algorithm.name, complete=collection.complete, unlabelled=more)
+    name = stands_for(config.algorithm.name, complete=collection.complete)
     made = make_algorithm(name, config.algorithm.options, config.loss)
     if not collection.complete and not made.partial:
         raise InputError(
@@ -118,11 +117,9 @@ def chosen_algorithm(collection: Collection, config: RunConfig) -> Algorithm:
     return made
 
 
-def stands_for(name: str, *, complete: bool, unlabelled: bool) -> str:
-    """Return the algorithm that a name asks for: ``auto`` asks for one by the data."""
-    if name != "auto":
-        return name
-    return AUTO_PARTIAL if not complete else AUTO if unlabelled else AUTO_ALONE
+def stands_for(name: str, *, complete: bool) -> str:
+    """Return the algorithm that a name asks for: ``auto`` asks for one by the labels."""
+    return name if name != "auto" else AUTO if complete else AUTO_PARTIAL
 
 
 def cropping(collection: Collection, config: RunConfig) -> Cropping:

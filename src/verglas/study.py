@@ -313,7 +313,7 @@ def planned(study: Study, collections: Mapping[str, Collection]) -> tuple[list[C
         partial = amount.kind == "particles" or config.data.labels_are == "partial"
         taught = set(labels.by_name())
         pool = {*division.training, *division.unlabelled, *(division.test if study.pool == "with-test" else ())}
-        algorithm = _algorithm(config, partial, bool(pool - taught))
+        algorithm = _algorithm(config, partial)
         partly: Literal["partial", "complete"] = "partial" if partial and algorithm.partial else "complete"
         config = replace(
             config, data=replace(config.data, micrographs=(), labels=None, labels_are=partly),
@@ -328,8 +328,8 @@ def planned(study: Study, collections: Mapping[str, Collection]) -> tuple[list[C
     return list(cells.values()), divisions
 
 
-def _algorithm(config: RunConfig, partial: bool, unlabelled: bool) -> Algorithm:
-    name = stands_for(config.algorithm.name, complete=not partial, unlabelled=unlabelled)
+def _algorithm(config: RunConfig, partial: bool) -> Algorithm:
+    name = stands_for(config.algorithm.name, complete=not partial)
     return make_algorithm(name, config.algorithm.options, config.loss)
 
 
