@@ -104,7 +104,7 @@ def tables(arguments: list[str]) -> list[str]:
     for device, parts in found.items():
         if wanted in parts:
             lines += ["", *made(device, parts)] if lines else made(device, parts)
-    return lines
+    return lines or [f"`{wanted}` has not been measured."]
 
 
 def summary_table(device: str, parts: dict[str, Any]) -> list[str]:

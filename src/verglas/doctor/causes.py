@@ -78,7 +78,7 @@ CAUSES: tuple[Cause, ...] = (
           AFTERMATH),
     Cause("BN_STATS", "The running statistics of batch normalisation do not fit the weights.",
           "Measure them anew (train again), or use --set model.norm=group.",
-          {"BN_STATS": DIRECT, "INPUT_INDEPENDENT": WEAK, "norm_parity=ok": WEAK},
+          {"BN_STATS": DIRECT, "TEACHER_STALE": SOME, "INPUT_INDEPENDENT": WEAK, "norm_parity=ok": WEAK},
           tuple(code for code in AFTERMATH if code != "BN_STATS")),
     Cause("DEAD_OUTPUT", "The output begins where no gradient reaches it.",
           "Start the bias of the last layer at the logit of the share of positives.",
