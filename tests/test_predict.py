@@ -133,7 +133,7 @@ def test_a_view_is_turned_back_to_where_it_was(side: int, orientation: tuple[int
 
     def skewed(prepared: Image) -> Image:
         h, w = prepared.data.shape
-        return replace(prepared, data=prepared.data * np.linspace(0, 1, h)[:, None] * np.linspace(0, 1, w))
+        return replace(prepared, data=prepared.data * np.linspace(0, 1, h)[:, None] * np.linspace(0, 1, w) ** 2)
 
     assert np.array_equal(turned(lambda prepared: prepared, given, *orientation), given.data)
     as_it_is = np.allclose(turned(skewed, given, *orientation), skewed(given).data)
