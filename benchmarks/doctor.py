@@ -9,10 +9,9 @@ Each row of ``results/doctor.jsonl`` is one training of 200 steps with everythin
 there is not computed again. Faults are those of ``faults.py``, three seeds each on simulated and on real micrographs
 (the seed chooses the set). Thresholds were set with seeds 0 to 2 on the real micrographs that are not on the test
 list of ``meta.json`` and on simulated ones; figures are of seeds 4 to 6, on the micrographs of the test list and on
-other simulated ones. A rehearsal with seed 3 changed four rules, and one of the figures a fifth, which
-was then tried on seeds 7 to 9 (docs/doctor.md). A fault counts as told
-where its cause is ranked first. A control counts as alarmed where a check failed or warned; what was said while it
-trained is listed, too.
+other simulated ones. A rehearsal with seed 3 changed four rules, and one of the figures a fifth, which was then
+tried on seeds 7 to 9 (docs/doctor.md). A fault counts as told where its cause is ranked first. A control counts as
+alarmed where a check failed or warned; what was said while it trained is listed, too.
 """
 
 import argparse

@@ -30,7 +30,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,11 @@ from verglas import api
 from verglas.config import DataSettings, RunConfig
 from verglas.io.micrographs import read_image, read_micrograph
 from verglas.io.pickfile import PickFile
-from verglas.materials import Materials, gather
+from verglas.materials import gathered
 from verglas.picker import MOST_WORKERS, Picker
 from verglas.predict import autocast
 from verglas.preprocess import resize
-from verglas.records import Progress, Record, Summary, Validated
+from verglas.records import Progress, Summary, Validated
 from verglas.simulate import Scene, write_dataset
 from verglas.train import Trainer, resolved_device
 
@@ -404,19 +404,8 @@ def trainer_for(run: Path, labelled: int, device: torch.device, **changes: Any) 
         file.unlink()
     config = replace(RunConfig(), data=data).with_train(**changes)
     collection = api._collect(config).collection
-    recipe = config.recipe(collection.diameter_px)
-    materials = ended(gather(collection, config, recipe, folder / "prepared", threading.Event()))
+    materials = gathered(collection, config, folder / "prepared")
     return Trainer(config, materials, collection, device, lambda _: None)
-
-
-def ended(records: Generator[Record, None, Materials | None]) -> Materials:
-    """Exhaust a generator and return what it ends in."""
-    while True:
-        try:
-            next(records)
-        except StopIteration as end:
-            materials: Materials = end.value
-            return materials
 
 
 def lengths(trainer: Trainer, ahead: bool, steps: int = 40) -> dict[str, float]:

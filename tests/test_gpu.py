@@ -13,7 +13,7 @@ from verglas import api
 from verglas.io.collections import collect
 from verglas.io.micrographs import read_micrograph
 from verglas.matching import match
-from verglas.materials import gather
+from verglas.materials import gathered
 from verglas.picker import Picker
 from verglas.records import Note, Record, Validated
 from verglas.runs import Run
@@ -69,14 +69,9 @@ def test_every_algorithm_learns_and_goes_on_where_it_was_stopped(
 def test_after_harm_the_training_goes_back_on_the_device(data: Path, tmp_path: Path) -> None:
     config = configured(data, *STAGED, "algorithm.name='unimatch'")
     collection = collect([data / "mics"], data / "labels", diameter_px=DIAMETER).collection
-    records = gather(collection, config, config.recipe(DIAMETER), tmp_path, threading.Event())
-    while True:
-        try:
-            next(records)
-        except StopIteration as end:
-            materials = end.value
-            break
-    trainer = Trainer(config, materials, collection, torch.device("cuda"), lambda state: None)
+    trainer = Trainer(
+        config, gathered(collection, config, tmp_path), collection, torch.device("cuda"), lambda state: None
+    )
     for record in trainer.run(threading.Event()):
         if isinstance(record, Validated) and record.step == 8:
             break

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from test_semi_training import collection, decided, flat, plainly, result, ruling, run, stages, trainer
+from test_semi_training import collection, decided, flat, plainly, result, ruling, run, stages, trainer, warmed
 from toy import DIAMETER, configured, write_toy
 from verglas.doctor.subject import opened
 from verglas.gates import Guard, GuardSettings
@@ -31,11 +31,7 @@ BACK = "back to step 12, before the last student began: the one before it is shi
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two labelled micrographs and an unlabelled one; ``warm`` is a run that has learned a little."""
-    folder = write_toy(tmp_path_factory.mktemp("anew"))
-    settings = ("train.steps=60", "train.validate_every=60", "train.rate=0.03", "train.batch=4", "guard.active=false")
-    list(train(collection(folder), configured(folder, "algorithm.name=supervised", *settings), folder / "warm"))
-    return folder
+    return warmed(tmp_path_factory.mktemp("anew"))
 
 
 def anew(data: Path, *settings: str) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from verglas.batch import Labelled
 from verglas.errors import InputError
 from verglas.gates import RULES, Guard, Rule
 from verglas.io.collections import collect
-from verglas.materials import AUTO, AUTO_PARTIAL, chosen_algorithm, gather
+from verglas.materials import AUTO, AUTO_PARTIAL, chosen_algorithm, gather, gathered
 from verglas.records import Note, Record, Ruled, Trained, Validated
 from verglas.runs import Run
 from verglas.train import Trainer, _streams, train
@@ -38,8 +38,12 @@ STAGES = [
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return warmed(tmp_path_factory.mktemp("semi"))
+
+
+def warmed(folder: Path) -> Path:
     """Two labelled micrographs and an unlabelled one; ``warm`` is a run that has learned a little."""
-    folder = write_toy(tmp_path_factory.mktemp("semi"))
+    write_toy(folder)
     settings = ("train.steps=60", "train.validate_every=60", "train.rate=0.03", "train.batch=4", "guard.active=false")
     list(train(collection(folder), configured(folder, "algorithm.name=supervised", *settings), folder / "warm"))
     return folder
@@ -69,7 +73,7 @@ def trainer(
 ) -> Trainer:
     """All that a training has before its first step; states are kept in ``kept``."""
     config, everything = configured(data, *settings), collection(data, diameter_px)
-    materials = end(gather(everything, config, config.recipe(diameter_px), folder / "prepared", threading.Event()))
+    materials = gathered(everything, config, folder / "prepared")
     keep = [] if kept is None else kept
     return Trainer(config, materials, everything, torch.device("cpu"), lambda state: keep.append(plainly(state)))
 

@@ -11,7 +11,7 @@ import torch
 
 from verglas import model as network
 from verglas.config import RunConfig
-from verglas.materials import Materials, gather
+from verglas.materials import Materials, gathered
 from verglas.model import UNet
 from verglas.picker import Picker
 from verglas.predict import Precision, at_precision
@@ -69,7 +69,7 @@ def compare(
     before, began, timed = torch.get_num_threads(), time.perf_counter(), list[Timed]()
     usual_threads = config.train.threads or before
     try:
-        materials = _prepared(config, taught, folder)
+        materials = gathered(taught, config, folder)
         tried = ways(config.train.device, config.train.precision, usual_threads)
         for way in tried:
             if stop.is_set() or (timed and time.perf_counter() - began > DEADLINE_SECONDS):
@@ -127,16 +127,6 @@ def _options(usual: Timed, best: Timed) -> dict[str, str]:
         "precision": f"--set train.precision={best.precision}",
     }  # fmt: skip
     return {key: text for key, text in options.items() if getattr(usual, key) != getattr(best, key)}
-
-
-def _prepared(config: RunConfig, collection: Collection, folder: Path) -> Materials:
-    records = gather(collection, config, config.recipe(collection.diameter_px), folder, threading.Event())
-    while True:
-        try:
-            next(records)
-        except StopIteration as end:
-            materials: Materials = end.value
-            return materials
 
 
 @dataclass(frozen=True, slots=True)

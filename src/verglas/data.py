@@ -135,11 +135,7 @@ def labelled_batch(stored: Sequence[Stored], how: Cropping, generator: torch.Gen
 
 
 def unlabelled_batch(
-    stored: Sequence[Stored],
-    how: Cropping,
-    views: int,
-    cutmix: float,
-    generator: torch.Generator,
+    stored: Sequence[Stored], how: Cropping, views: int, cutmix: float, generator: torch.Generator
 ) -> Unlabelled:
     """Cut crops and make ``views`` strong views of each: same geometry, other grey values.
 

@@ -167,7 +167,7 @@ class Guard:
         able = not self.settings.active or seen.get("average_skill", nan) >= self.settings.skill
         if self.opened is not None or self.closed or not due or not able:
             return False
-        self.opened, self.ap_at_opening, self.history, self.said = step, ap, [], []
+        self.begin(step, ap, self.steps)
         return True
 
     def progress(self, step: int) -> float | None:
@@ -191,8 +191,8 @@ class Guard:
         self.said += [ruling.code for ruling in fresh]
         return [self._tempered(ruling) for ruling in fresh]
 
-    def begin_anew(self, step: int, ap: float, until: int) -> None:
-        """Watch a new student from this step to ``until``; ``ap`` is that of the one before."""
+    def begin(self, step: int, ap: float, until: int) -> None:
+        """Watch a new stage from this step to ``until``; ``ap`` is that of the state it is held to."""
         self.opened, self.ap_at_opening, self.steps, self.history, self.said = step, ap, until, [], []
 
     def outdone(self, ap: float) -> Ruling | None:

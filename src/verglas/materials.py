@@ -80,6 +80,17 @@ def gather(
     return assigned(collection, holdout, stored)
 
 
+def gathered(collection: Collection, config: RunConfig, folder: Path) -> Materials:
+    """Return what ``gather`` ends in, without its records."""
+    records = gather(collection, config, config.recipe(collection.diameter_px), folder, threading.Event())
+    while True:
+        try:
+            next(records)
+        except StopIteration as end:
+            materials: Materials = end.value
+            return materials
+
+
 def store(collection: Collection, config: RunConfig, holdout: Holdout, folder: Path, name: str, image: Image) -> Stored:
     """Write a prepared micrograph with the masks that its labels make."""
     masks, centres = _masks(collection, config, holdout, name, image), _centres(collection, holdout, name, image)
@@ -135,7 +146,7 @@ def unlabelled_cropping(collection: Collection, config: RunConfig, algorithm: Al
 
     It learns for as many steps as the one before it, and with as many tiles it would take twice as long.
     """
-    how, views = cropping(collection, config), 2 if algorithm.teacher == "picks" else algorithm.strong_views
+    how, views = cropping(collection, config), 2 if algorithm.teacher == "picks" else max(1, algorithm.strong_views)
     return replace(how, batch=-(-how.batch // views))
 
 
@@ -145,14 +156,10 @@ def unlabelled_that_teach(collection: Collection, config: RunConfig, recipe: Pre
     For that, seen from all sides, they are drawn by lot until their area is that of the student's tiles: more would
     take longer to pick than to learn from.
     """
-    names, algorithm, micrographs = (
-        unlabelled_names(collection),
-        chosen_algorithm(collection, config),
-        collection.by_name(),
-    )
+    names, algorithm = unlabelled_names(collection), chosen_algorithm(collection, config)
     if algorithm.teacher != "picks":
         return names
-    how = unlabelled_cropping(collection, config, algorithm)
+    how, micrographs = unlabelled_cropping(collection, config, algorithm), collection.by_name()
     left, chosen = config.train.steps * how.batch * how.size**2 / len(ORIENTATIONS), list[str]()
     for name in np.random.default_rng(config.train.seed).permutation(names).tolist():
         if left <= 0:

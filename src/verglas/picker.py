@@ -117,9 +117,10 @@ class Picker:
         """Return the probability map of a prepared micrograph."""
         return probability(self.network, image, precision=self.precision)
 
-    def find(self, micrograph: Micrograph, found: Image) -> Picks:
-        """Return the peaks of a probability map."""
-        return find(found, micrograph, diameter_px=self.recipe.diameter_px, **asdict(self.config.search))
+    def find(self, micrograph: Micrograph, found: Image, **changes: float) -> Picks:
+        """Return the peaks of a probability map, by the settings of the run but for ``changes``; see ``pick.find``."""
+        search = asdict(self.config.search) | changes
+        return find(found, micrograph, diameter_px=self.recipe.diameter_px, **search)
 
 
 @contextmanager

@@ -141,6 +141,7 @@ class Trainer:
         self.best = copy.deepcopy(self.student.state_dict())
         self.best_ap, self.shipped_ap, self.best_step = -1.0, -1.0, 0
         self.algorithm: Algorithm = chosen_algorithm(collection, config).to(device)
+        self.unlabelled_cropping = unlabelled_cropping(collection, config, self.algorithm)
         self.optimiser = _optimiser(self.student, config)
         self.guard = Guard(config.guard, config.train.steps)
         self.gate: dict[str, Any] = {}
@@ -227,12 +228,11 @@ class Trainer:
 
     def _batches(self) -> tuple[Labelled, Unlabelled | None]:
         """Cut the tiles of a step; unlabelled ones only in their stage."""
-        how, wants = self.cropping, self.algorithm
-        labelled = _to(labelled_batch(self.materials.labelled, how, self.labelled_random), self.device)
+        wants = self.algorithm
+        labelled = _to(labelled_batch(self.materials.labelled, self.cropping, self.labelled_random), self.device)
         if self.guard.opened is None:
             return labelled, None
-        how = unlabelled_cropping(self.collection, self.config, wants)
-        sources = self._unlabelled(), how, wants.strong_views, wants.cutmix, self.unlabelled_random
+        sources = self._unlabelled(), self.unlabelled_cropping, wants.strong_views, wants.cutmix, self.unlabelled_random
         return labelled, _to(unlabelled_batch(*sources), self.device)
 
     def _consider(self, validated: Validated) -> Iterator[Record]:
@@ -278,7 +278,7 @@ class Trainer:
 
         It is held to the one before, and learns what that one picks.
         """
-        self.guard.begin_anew(self.step, self.shipped_ap, self.step + self.config.train.steps)
+        self.guard.begin(self.step, self.shipped_ap, self.step + self.config.train.steps)
         self.picks_with, self.round = copy.deepcopy(self.best), self.round + 1
         self.begun, self.until = self.step, self.guard.steps
         self.student = beginning(self.config, self.materials, self.collection, self.round)
@@ -294,13 +294,16 @@ class Trainer:
         """Pick the unlabelled micrographs that a student is to learn from, but for those that were picked already."""
         if not self.round or self.guard.opened is None:
             return
-        model, pool = copy.deepcopy(self.average), self._unlabelled()
-        model.load_state_dict(self.picks_with)
-        for done, stored in enumerate(pool, 1):
-            if stop.is_set() or stored.believed():
-                continue
+        pool = self._unlabelled()
+        missing = [(done, stored) for done, stored in enumerate(pool, 1) if not stored.believed()]
+        if not missing:
+            return
+        model = self._with(self.picks_with)
+        for done, stored in missing:
+            if stop.is_set():
+                return
             image = stored.image()
-            picks = self._find(stored.name, all_around(model.eval(), image, precision=self.precision), edge_px=0.0)
+            picks = self._find(stored.name, all_around(model, image, precision=self.precision), edge_px=0.0)
             stored.believe(*self.config.target.draw_scores(picks, image, diameter_px=self.collection.diameter_px))
             yield Picked(stored.name, done, len(pool), len(picks), int((picks.score >= 0.5).sum()))
 
@@ -337,8 +340,12 @@ class Trainer:
 
     def shipped(self) -> UNet:
         """Return the averaged model of the last step that was as good as the best on validation."""
+        return self._with(self.best)
+
+    def _with(self, state: Mapping[str, Any]) -> UNet:
+        """Return a model of this state, ready to predict."""
         model = copy.deepcopy(self.average)
-        model.load_state_dict(self.best)
+        model.load_state_dict(state)
         return model.eval()
 
     def training_labels(self) -> int:

@@ -1,6 +1,6 @@
 """Whether beliefs can be taken at their word, and whether the threshold in use is a good one."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import numpy as np
@@ -13,7 +13,6 @@ from verglas.doctor import figures
 from verglas.doctor._base import Finding, RunCheck, skipped
 from verglas.doctor._kinds import Kind, first
 from verglas.doctor.subject import Outcome
-from verglas.pick import find
 from verglas.ranking import Ranked, precision_recall_curve
 
 BINS = 10
@@ -56,11 +55,9 @@ def cut(outcome: Outcome) -> Cut:
     """
     materials, micrographs = outcome.data.materials, outcome.data.collection.by_name()
     maps = {one.name: one.found for one in outcome.looked}
-    search, diameter = outcome.data.config.search, outcome.data.collection.diameter_px
-    any_score = asdict(search) | {"least_score": 0.0}
-    found = {name: find(maps[name], micrographs[name], diameter_px=diameter, **any_score) for name in materials.truth}
+    found = {n: outcome.picker.find(micrographs[n], maps[n], least_score=0.0) for n in materials.truth}
     held = {name: materials.holdout.inside(picks) for name, picks in found.items()}
-    ranked = matching.Pool.of(held, materials.truth).by_micrograph(diameter / 2)
+    ranked = matching.Pool.of(held, materials.truth).by_micrograph(outcome.data.collection.diameter_px / 2)
     threshold = outcome.run.operating_point().threshold
     made = Cut(ranked, threshold, ranked.whole(threshold)["f1"], 0.0, threshold)
     score, f1 = made.curve()
@@ -128,7 +125,7 @@ class Calibrate(RunCheck):
             "bias": bias, "shift_logits": -bias * temperature, "mean_belief": float(belief.mean()),
             "particle_share": float(target.mean()), "badly_cut": float(made.bad(self.well_cut)),
         }  # fmt: skip
-        found = first(self._kinds(), seen, outcome.own_steps(int(outcome.run.facts()["steps"])))
+        found = first(self._kinds(), seen, outcome.steps)
         assert found is not None, "the last kind always holds"
         if found.verdict != "warn":
             return replace(found, figure=lambda: figures.reliability(mean, share, count))

@@ -106,12 +106,13 @@ class Consistency(DataCheck):
         how = self._how(data)
         labelled, unlabelled = self._batches(data, how)
         student, teacher = data.network().train(), Echo(how.stem)
+        tiles = _told(data.algorithm, Echo(how.stem), unlabelled)
         loss, gradients, views = {}, {}, {}
         for trust in (1.0, 0.0):
             strong = unlabelled.strong.clone().requires_grad_()
             model = copy.deepcopy(student)
-            tiles = replace(_told(data.algorithm, Echo(how.stem), unlabelled), strong=strong)
-            step = _trusting(data.algorithm, trust).step(model, teacher, labelled, tiles, 1.0)
+            shown = replace(tiles, strong=strong)
+            step = _trusting(data.algorithm, trust).step(model, teacher, labelled, shown, 1.0)
             step.loss.backward()
             loss[trust], views[trust] = float(step.loss.detach()), _gradient(strong)
             gradients[trust] = torch.cat([_gradient(p).flatten() for p in model.parameters()])

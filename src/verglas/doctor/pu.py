@@ -70,7 +70,7 @@ class Pu(RunCheck):
         """Return whether precision has a ceiling, or, of partial labels, whether the prior fits the picks."""
         if not outcome.data.collection.complete:
             return self._prior(outcome)
-        if outcome.own_steps(int(outcome.run.facts()["steps"])) < self.earliest:
+        if outcome.steps < self.earliest:
             return skipped(f"Before step {self.earliest} a network that knows little looks the same.")
         seen = surest(outcome)
         if len(seen.right(0, 0.5)) < 10:

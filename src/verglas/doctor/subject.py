@@ -134,6 +134,11 @@ class Outcome:
         return (step - 1) % self.data.config.train.steps + 1 if self._anew else step
 
     @property
+    def steps(self) -> int:
+        """Steps that what is shipped has learned for."""
+        return self.own_steps(int(self.run.facts()["steps"]))
+
+    @property
     def _anew(self) -> bool:
         return self.data.algorithm.teacher == "picks"
 
