@@ -13,7 +13,8 @@ the ``rest`` of those not on the test list, or these and the test images ``with-
 ``--on rest`` figures are of the micrographs that are neither labelled nor test.
 
 With ``--clicks n`` only n labels, drawn at random, of three micrographs are given: ``background`` takes the rest of
-these micrographs for background, ``pu`` leaves it open, ``complete`` has all labels of the same micrographs.
+these micrographs for background, ``pu`` and ``self_training`` leave it open, ``complete`` has all labels of the same
+micrographs.
 """
 
 import argparse
@@ -40,6 +41,7 @@ SETS = ("bgal_10017", "cryoppp_10059", "cryoppp_10947", "klh")
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "semi.jsonl"
 CLICKED, NO_SKILL = 3, 0.05
+STAGES = ("come in", "are picked", "back to")
 FIGURES = ("ap@0.5", "f1@0.5", "best_f1@0.5", "ap@0.3", "f1@0.3")
 
 
@@ -104,7 +106,7 @@ def _run(data: Path, cell: dict[str, Any]) -> dict[str, Any]:
         _write_labels(folder / "coords", work / "labels", labelled, cell)
         images = tuple(str(folder / "images" / f"{name}.png") for name in labelled + unlabelled)
         where = DataSettings(
-            images, str(work / "labels"), labels_are="partial" if cell["algorithm"] == "pu" else "complete",
+            images, str(work / "labels"), labels_are="partial" if _partial(cell) else "complete",
             diameter_px=meta["diameter_px"],
         )  # fmt: skip
         algorithm = {"background": "supervised", "complete": "supervised"}.get(cell["algorithm"], cell["algorithm"])
@@ -122,9 +124,13 @@ def _run(data: Path, cell: dict[str, Any]) -> dict[str, Any]:
         "recall": figures["recall"], "threshold": figures["threshold"], "best_step": trained["best_step"],
         "train_seconds": trained["seconds"], "skill": skills[-1] if skills else None,
         "ruled": [f"{r.step} {r.code} {r.verdict}: {r.action}" for r in records if isinstance(r, Ruled)],
-        "stages": [r.text for r in records if isinstance(r, Note) and ("come in" in r.text or "back to" in r.text)],
+        "stages": [r.text for r in records if isinstance(r, Note) and any(sign in r.text for sign in STAGES)],
         "date": datetime.date.today().isoformat(),
     }  # fmt: skip
+
+
+def _partial(cell: dict[str, Any]) -> bool:
+    return "clicks" in cell and cell["algorithm"] not in ("background", "complete")
 
 
 def _write_labels(coordinates: Path, folder: Path, names: list[str], cell: dict[str, Any]) -> None:

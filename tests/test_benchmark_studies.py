@@ -58,7 +58,7 @@ def test_a_committed_study_can_be_tried_on_other_data(name: str, tmp_path: Path)
     where = ["--micrographs", "mics", "--labels", "labels", "--diameter-px", DIAMETER]
     asked = ["study", "--config", FILES / f"{name}.toml", *where, *given(), "--out", "x", "--dry-run", "--json"]
     facts = json.loads(verglas(*map(str, asked), cwd=tmp_path).stdout)
-    assert facts["to_do"] == facts["runs"] > 10
+    assert facts["to_do"] == facts["runs"] >= 9
     assert facts["hours"] > 0
     assert not (tmp_path / "x").exists()
 
@@ -85,8 +85,8 @@ def test_the_curves_are_tested_on_the_lists_of_the_data(real_data: Path) -> None
         assert data["diameter_px"] == meta["diameter_px"]
         collections[name] = collect(data["micrographs"], data["labels"], diameter_px=data["diameter_px"]).collection
     cells, _ = planned(plan, collections)
-    assert len(cells) == 2 * 6 * 4 * 4
-    assert len({cell.key for cell in cells}) == 2 * (3 * 3 + 3 * 4) * 4, "of whole micrographs two rows are one"
+    assert len(cells) == 2 * 6 * 4 * 3
+    assert len({cell.key for cell in cells}) == 2 * (3 * 3 + 3 * 4) * 3, "of whole micrographs two rows are one"
 
 
 # --- the script

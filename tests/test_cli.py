@@ -117,7 +117,7 @@ PICK = ["pick", "run", "--micrographs", "mics", "--out"]
         ([*TRAIN, "--out", "x", "--set", "train.steeps=3"], 3, "Did you mean train.steps?"),
         ([*TRAIN, "--out", "x", *BOTH_WEIGHTS], 3, "multiply into one ratio"),
         ([*TRAIN, "--out", "x", "--algorithm", "magic"], 3, "supervised"),
-        ([*TRAIN, "--out", "x", "--algorithm", "supervised", "--labels-are", "partial"], 3, "Give --algorithm pu"),
+        ([*TRAIN, "--out", "x", "--algorithm", "supervised", "--labels-are", "partial"], 3, "Give --algorithm auto"),
         ([*TRAIN, "--out", "run"], 3, "Choose another --out"),
         (["pick", "mics", "--micrographs", "mics", "--out", "p.star"], 3, "finished training"),
         ([*PICK, "p.csv"], 3, "verglas export"),

@@ -43,7 +43,8 @@ def run_of(folder: Path, *, complete: bool = True, steps: int = 400) -> Iterator
     """Give the run of the toy, as if it had been trained for so many steps."""
     run = Run(folder / "run")
     run.write_json("model.json", run.facts() | {"steps": steps})
-    with opened(run, _collection(run, complete), run.config) as (_, outcome):
+    config = run.config if complete else run.config.with_settings(["algorithm.name=pu"])
+    with opened(run, _collection(run, complete), config) as (_, outcome):
         assert outcome is not None
         yield outcome
 

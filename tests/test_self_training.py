@@ -25,7 +25,7 @@ SETTINGS = (
     "algorithm.name=self_training", "train.steps=12", "train.validate_every=4", "train.save_every=5",
     "train.rate=0.01", "guard.skill=0.1", "guard.harm=1",
 )  # fmt: skip
-COMES_IN = "step 12: unlabelled micrographs come in"
+COMES_IN = "step 12: micrographs are picked, and a new student learns from that"
 BACK = "back to step 12, before the last student began: the one before it is shipped"
 
 
@@ -81,7 +81,7 @@ def test_a_student_that_labels_alone_outdo_is_dropped(
 ) -> None:
     """A pool of noise teaches nothing here: what harms is that the bar is set above what can be reached."""
     original = Guard.outdone
-    monkeypatch.setattr(Guard, "outdone", lambda self, ap: original(self, ap - 1))
+    monkeypatch.setattr(Guard, "outdone", lambda self, ap, clicks: original(self, ap - 1, clicks))
     records = run(data, tmp_path / "a", *anew(data, "guard.harm=0.02"))
     monkeypatch.undo()
     run(data, tmp_path / "supervised", *anew(data, "algorithm.name=supervised"))
@@ -96,6 +96,12 @@ def test_a_student_is_held_to_labels_alone(ap: float, harm: bool) -> None:
     guard = Guard(GuardSettings(), 12, opened=12, ap_at_opening=0.8)
     assert (guard.outdone(ap) is not None) == harm
     assert Guard(GuardSettings(active=False), 12, opened=12, ap_at_opening=0.8).outdone(0.1) is None
+
+
+@pytest.mark.parametrize(("ap", "clicks", "harm"), [(0.701, 64, False), (0.699, 64, True), (0.779, 6400, True)])
+def test_with_clicks_it_is_held_to_them_within_their_error(ap: float, clicks: int, harm: bool) -> None:
+    guard = Guard(GuardSettings(), 12, opened=12, ap_at_opening=0.8)
+    assert (guard.outdone(ap, clicks) is not None) == harm
 
 
 def test_without_skill_no_student_begins(data: Path, tmp_path: Path) -> None:
@@ -124,7 +130,7 @@ def test_what_is_learned_are_the_picks_from_all_sides(data: Path, tmp_path: Path
             model = made.shipped()
         if isinstance(record, Picked):
             break
-    (stored,) = made._unlabelled()
+    (stored,) = made.lessons.to_pick(1)  # type: ignore[union-attr]
     search = {"least_score": 0.0001, "score_radius": 0.1, "separation": 0.45}
     found = all_around(model, stored.image(), precision=made.precision)
     picks = find(found, made.micrographs["m2"], diameter_px=DIAMETER, **search)
@@ -219,7 +225,7 @@ def test_what_can_only_be_said_at_the_end_is_only_said(
 def test_the_doctor_judges_what_is_shipped(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the student that was dropped."""
     original = Guard.outdone
-    monkeypatch.setattr(Guard, "outdone", lambda self, ap: original(self, ap - 1))
+    monkeypatch.setattr(Guard, "outdone", lambda self, ap, clicks: original(self, ap - 1, clicks))
     run(data, tmp_path / "a", *anew(data, "guard.harm=0.02"))
     config = configured(data, *anew(data))
     with opened(Run.open(tmp_path / "a"), collection(data), config) as (_, outcome):

@@ -343,6 +343,18 @@ def test_a_trial_tells_short_runs_from_long_ones_and_dear_ones_from_cheap_ones(t
     assert hours(algorithm={"name": "fixmatch"}, train={"steps": 60_000}) > 100 * alone
 
 
+def test_a_student_that_completes_clicks_costs_time_without_unlabelled_micrographs(toy: Path, tmp_path: Path) -> None:
+    def seconds(name: str) -> float:
+        rows = {
+            "first": {"algorithm": {"name": "pu"}},
+            "row": {"algorithm": {"name": name}, "train": {"steps": 60_000}},
+        }
+        plan = small(toy, rows=rows, micrographs=[], particles=[8])
+        return float(list(foreseen(tasks(plan, tmp_path), 1))[-1].facts["hours"])  # type: ignore[attr-defined]
+
+    assert seconds("self_training") > 1.5 * seconds("pu")
+
+
 # --- other ways
 
 

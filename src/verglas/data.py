@@ -27,7 +27,8 @@ class Stored:
     """A prepared micrograph on disk, with its masks; the last mask is ``valid``.
 
     A labelled one has target, known, unseen and held-out before it, and ``centres``: where its labels are, as
-    (column, row) of the prepared image. ``belief`` names the file of what is believed of an unlabelled one.
+    (column, row) of the prepared image. ``belief`` names the file of what is believed of an unlabelled one, or of one
+    whose labels leave particles out.
     """
 
     folder: Path
@@ -127,9 +128,12 @@ class Cropping:
 
 
 def labelled_batch(stored: Sequence[Stored], how: Cropping, generator: torch.Generator) -> Labelled:
-    """Cut crops out of labelled micrographs."""
-    image, masks, _ = _crops(stored, how, generator, how.centred)
+    """Cut crops out of labelled micrographs; where something is believed of these, it is the target."""
+    image, masks, planes = _crops(stored, how, generator, how.centred)
     image = how.photometry.view(image, generator)
+    if planes.shape[1]:
+        target, known = _believed(planes, how.stem)
+        return Labelled(image, target, known, torch.zeros_like(known))
     target, looked = per_logit(masks[:, :1], how.stem, 0.5), per_logit(masks[:, 1:3], how.stem, 1.0)
     return Labelled(image, target.float(), looked[:, :1], looked[:, 1:])
 
@@ -146,8 +150,8 @@ def unlabelled_batch(
     strong = torch.stack([how.photometry.view(weak, generator) for _ in range(views)])
     valid, belief = per_logit(masks[:, -1:], how.stem, 1.0), None
     if planes.shape[1]:
-        belief, known = functional.avg_pool2d(planes, how.stem).split(1, dim=1)
-        valid = valid & (known > 0.999)
+        belief, known = _believed(planes, how.stem)
+        valid = valid & known
     boxes = [rectangles(how.batch, how.size // how.stem, cutmix, generator) for _ in range(views)]
     mixed = torch.stack(boxes)
     if cutmix:
@@ -159,6 +163,12 @@ def unlabelled_batch(
 def per_logit(mask: Bool[Tensor, "b m h w"], stem: int, share: float) -> Bool[Tensor, "b m p q"]:
     """Reduce a mask to one value per logit: set where at least ``share`` of its pixels are."""
     return mask if stem == 1 else functional.avg_pool2d(mask.float(), stem) >= share
+
+
+def _believed(planes: Float[Tensor, "b 2 s s"], stem: int) -> tuple[Float[Tensor, "b 1 p q"], Bool[Tensor, "b 1 p q"]]:
+    """Return what is believed at each logit, and at which of them all pixels have a belief."""
+    belief, known = functional.avg_pool2d(planes, stem).split(1, dim=1)
+    return belief, known > 0.999
 
 
 def _crops(

@@ -13,6 +13,7 @@ from math import inf, isfinite, nan, sqrt
 from typing import Any, Literal
 
 from verglas.errors import check_range
+from verglas.ranking import standard_error
 
 Action = Literal["say", "go back", "renew teacher", "lower rate", "lower weight"]
 Seen = Mapping[str, float]
@@ -27,6 +28,9 @@ class GuardSettings:
     of held-out particles stays below that at the start by ``harm``, or by two standard errors if that is more, for
     ``patience`` validations. Without ``active`` they come in at ``earliest`` and nothing is undone. A student that
     begins anew does so at the end of the steps, and does harm by ``harm`` alone.
+
+    Where labels leave particles out there are a few held-out clicks to tell by. Skill is then 2·AUC − 1, ``skill``
+    counts as reached within a standard error of it, and a student does harm by two standard errors, if that is more.
     """
 
     active: bool = True
@@ -76,7 +80,7 @@ def _outside(value: float, low: float, high: float) -> bool:
 def _error(seen: Seen) -> float:
     """Return the standard error of the student's AP, as far as the number of held-out labels tells."""
     ap = seen["student_pixel_ap"]
-    return sqrt(max(0.0, ap * (1 - ap)) / max(1.0, seen.get("labels_seen", inf)))
+    return standard_error(ap, seen.get("labels_seen", inf))
 
 
 def _mute(seen: Seen) -> bool:
@@ -164,7 +168,8 @@ class Guard:
         """
         early, late = self.settings.earliest * self.steps, self.settings.latest * self.steps
         due = step >= self.steps if at_end else early <= step <= late
-        able = not self.settings.active or seen.get("average_skill", nan) >= self.settings.skill
+        skill = seen.get("average_skill", nan) + seen.get("average_skill_error", 0.0)
+        able = not self.settings.active or skill >= self.settings.skill
         if self.opened is not None or self.closed or not due or not able:
             return False
         self.begin(step, ap, self.steps)
@@ -195,12 +200,14 @@ class Guard:
         """Watch a new stage from this step to ``until``; ``ap`` is that of the state it is held to."""
         self.opened, self.ap_at_opening, self.steps, self.history, self.said = step, ap, until, [], []
 
-    def outdone(self, ap: float) -> Ruling | None:
+    def outdone(self, ap: float, clicks: float = inf) -> Ruling | None:
         """Judge a student that began anew and has learned all it will: harm, if the one before was better by ``harm``.
 
-        Both are held to the same labels, so their difference errs less than either.
+        Both are held to the same labels, so their difference errs less than either; not so where these are a few
+        ``clicks`` among particles that were not clicked.
         """
-        if not self.settings.active or not ap < self.ap_at_opening - self.settings.harm:
+        margin = max(self.settings.harm, 2 * standard_error(self.ap_at_opening, clicks))
+        if not self.settings.active or not ap < self.ap_at_opening - margin:
             return None
         sentence = f"AP {ap:.3f} on held-out labels, {self.ap_at_opening:.3f} before this student"
         return Ruling("R7", "SSL_HARM", "go back", sentence)
@@ -227,8 +234,8 @@ class Guard:
         if self.opened is None or len(last) < self.settings.patience:
             return False
         start = self.ap_at_opening
-        error = sqrt(max(0.0, start * (1 - start)) / max(1.0, last[-1]["labels"])) if isfinite(start) else nan
-        return all(one["ap"] < start - max(2 * error, self.settings.harm) for one in last)
+        margin = max(2 * standard_error(start, last[-1]["labels"]), self.settings.harm)
+        return all(one["ap"] < start - margin for one in last)
 
     def _tempered(self, ruling: Ruling) -> Ruling:
         """Only say it outside the stage: supervised training is not interfered with."""

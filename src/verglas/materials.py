@@ -19,9 +19,11 @@ from verglas.records import Failed, Note, Prepared, Record
 from verglas.ssl import Algorithm, make_algorithm
 from verglas.types import Collection, Image, Picks
 
-AUTO, AUTO_PARTIAL = "supervised", "pu"
+AUTO, AUTO_PARTIAL = "supervised", "self_training"
 """What ``auto`` stands for with complete labels, and with labels that leave particles out: see the results."""
 
+ALONE, ALONE_PARTIAL = "supervised", "pu"
+"""What learns from labels alone before a student begins anew."""
 
 CENTRED_PARTIAL = 0.5
 """Share of crops around a click, unless one is set."""
@@ -121,11 +123,19 @@ def chosen_algorithm(collection: Collection, config: RunConfig) -> Algorithm:
     made = make_algorithm(name, config.algorithm.options, config.loss)
     if not collection.complete and not made.partial:
         raise InputError(
-            "algorithm", "name", found=f"{name}, with labels that leave particles out", expected=AUTO_PARTIAL,
-            remedy=f"{name} takes all that is not labelled for background. Give --algorithm {AUTO_PARTIAL}, or "
+            "algorithm", "name", found=f"{name}, with labels that leave particles out",
+            expected=f"{AUTO_PARTIAL} or {ALONE_PARTIAL}",
+            remedy=f"{name} takes all that is not labelled for background. Give --algorithm auto, or "
             "--labels-are complete where every particle of the labelled micrographs is labelled.",
         )  # fmt: skip
     return made
+
+
+def alone(collection: Collection, config: RunConfig, chosen: Algorithm) -> Algorithm:
+    """Return what learns before unlabelled tiles come in: ``chosen`` itself, unless it teaches a student only."""
+    if chosen.teacher != "picks":
+        return chosen
+    return make_algorithm(ALONE if collection.complete else ALONE_PARTIAL, {}, config.loss)
 
 
 def stands_for(name: str, *, complete: bool) -> str:
@@ -154,11 +164,13 @@ def unlabelled_that_teach(collection: Collection, config: RunConfig, recipe: Pre
     """Return the unlabelled micrographs to prepare: all, unless they are picked for a student that begins anew.
 
     For that, seen from all sides, they are drawn by lot until their area is that of the student's tiles: more would
-    take longer to pick than to learn from.
+    take longer to pick than to learn from. Where labels leave particles out it is the labelled ones that are picked.
     """
     names, algorithm = unlabelled_names(collection), chosen_algorithm(collection, config)
     if algorithm.teacher != "picks":
         return names
+    if not collection.complete:
+        return []
     how, micrographs = unlabelled_cropping(collection, config, algorithm), collection.by_name()
     left, chosen = config.train.steps * how.batch * how.size**2 / len(ORIENTATIONS), list[str]()
     for name in np.random.default_rng(config.train.seed).permutation(names).tolist():

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import nan
+from math import nan, sqrt
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,11 @@ def best_f1(right: Bool[np.ndarray, " n"], score: Float[np.ndarray, " n"], n_lab
     f1 = 2 * hits / (taken + n_labels)
     best = int(np.argmax(f1))
     return float(f1[best]), midway(score, int(ends[best]), int(ends[best]))
+
+
+def standard_error(share: float, number: float) -> float:
+    """Return the standard error of a share, or of an AP as far as it is one, among so many; NaN where it is NaN."""
+    return sqrt(max(share * (1 - share), 0.0) / max(number, 1.0))
 
 
 def ends_of_ties(falling: Float[np.ndarray, " n"]) -> Int[np.ndarray, " k"]:

@@ -300,9 +300,11 @@ def _trial(task: Task) -> tuple[Cost, str]:
         size = float(_size(tried.home))
 
     def cost(other: Task) -> tuple[float, float]:
-        train, more = other.cell.config.train, len(other.cell.micrographs) > len(other.cell.labels.picks)
+        cell = other.cell
+        train, partial = cell.config.train, cell.config.data.labels_are == "partial"
+        more = partial or len(cell.micrographs) > len(cell.labels.picks)
         seconds = max(0.0, whole - TRIED * each) + each * train.steps * train.batch / config.train.batch
-        made = make_algorithm(other.cell.config.algorithm.name, other.cell.config.algorithm.options, Loss())
+        made = make_algorithm(cell.config.algorithm.name, cell.config.algorithm.options, Loss())
         dearer = 1 + AGAIN * made.rounds if made.teacher == "picks" else DEARER if made.strong_views else 1
         return seconds * (dearer if more else 1), size
 

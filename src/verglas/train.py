@@ -30,15 +30,16 @@ from verglas.data import Stored, labelled_batch, unlabelled_batch
 from verglas.errors import InputError
 from verglas.gates import Guard, Ruling
 from verglas.io._base import whole_file, write_text
+from verglas.lessons import Lessons
 from verglas.matching import Pool
-from verglas.materials import Materials, chosen_algorithm, cropping, gather, unlabelled_cropping
+from verglas.materials import Materials, alone, chosen_algorithm, cropping, gather, unlabelled_cropping
 from verglas.model import UNet
 from verglas.monitor import input_statistics, watch
 from verglas.operating import AtLeast, OperatingPoint, choose_threshold
 from verglas.pick import find
 from verglas.predict import Precision, all_around, at_precision, autocast, probability
 from verglas.preprocess import Preprocess
-from verglas.ranking import average_precision, best_f1
+from verglas.ranking import average_precision, best_f1, standard_error
 from verglas.records import Note, Picked, Progress, Record, Ruled, Trained, Validated
 from verglas.runs import FORMAT, Run
 from verglas.ssl import Algorithm
@@ -141,6 +142,8 @@ class Trainer:
         self.best = copy.deepcopy(self.student.state_dict())
         self.best_ap, self.shipped_ap, self.best_step = -1.0, -1.0, 0
         self.algorithm: Algorithm = chosen_algorithm(collection, config).to(device)
+        self.alone: Algorithm = alone(collection, config, self.algorithm).to(device)
+        self.lessons = Lessons(materials, collection, config) if self.algorithm.teacher == "picks" else None
         self.unlabelled_cropping = unlabelled_cropping(collection, config, self.algorithm)
         self.optimiser = _optimiser(self.student, config)
         self.guard = Guard(config.guard, config.train.steps)
@@ -148,6 +151,7 @@ class Trainer:
         self.step, self.seconds, self.slower = 0, 0.0, 1.0
         self.begun, self.until, self.round = 0, config.train.steps, 0
         self.picks_with: dict[str, Any] = {}
+        self.picks_above = 0.5
         self.clipped: Tensor | float = 0.0
 
     def run(self, stop: threading.Event) -> Iterator[Record]:
@@ -178,7 +182,7 @@ class Trainer:
     def save(self) -> None:
         """Keep all that decides what comes next, in types that load with ``weights_only``."""
         self.keep({
-            **self._position(), "gate": self.gate, "picks_with": self.picks_with,
+            **self._position(), "gate": self.gate, "picks_with": self.picks_with, "picks_above": self.picks_above,
             "unlabelled_random": self.unlabelled_random.get_state(), "guard": self.guard.state(),
             "seconds": self.seconds, "threads": torch.get_num_threads(),
         })  # fmt: skip
@@ -188,7 +192,7 @@ class Trainer:
         self._return(state)
         self.unlabelled_random.set_state(state["unlabelled_random"])
         self.guard.restore(state["guard"])
-        self.picks_with = state["picks_with"]
+        self.picks_with, self.picks_above = state["picks_with"], state["picks_above"]
         self.gate, self.seconds = state["gate"], state["seconds"]
 
     def _position(self) -> dict[str, Any]:
@@ -196,7 +200,8 @@ class Trainer:
         return {
             "student": self.student.state_dict(), "average": self.average.state_dict(), "best": self.best,
             "best_ap": self.best_ap, "shipped_ap": self.shipped_ap, "best_step": self.best_step,
-            "algorithm": self.algorithm.state_dict(), "optimiser": self.optimiser.state_dict(),
+            "algorithm": self.algorithm.state_dict(), "alone": self.alone.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
             "labelled_random": self.labelled_random.get_state(), "step": self.step, "slower": self.slower,
             "clipped": float(self.clipped), "begun": self.begun, "until": self.until, "round": self.round,
         }  # fmt: skip
@@ -206,6 +211,7 @@ class Trainer:
         self.student.load_state_dict(state["student"])
         self.average.load_state_dict(state["average"])
         self.algorithm.load_state_dict(state["algorithm"])
+        self.alone.load_state_dict(state["alone"])
         self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
         self.labelled_random.set_state(state["labelled_random"])
         self.best, self.best_step = state["best"], state["best_step"]
@@ -228,27 +234,32 @@ class Trainer:
 
     def _batches(self) -> tuple[Labelled, Unlabelled | None]:
         """Cut the tiles of a step; unlabelled ones only in their stage."""
-        wants = self.algorithm
-        labelled = _to(labelled_batch(self.materials.labelled, self.cropping, self.labelled_random), self.device)
-        if self.guard.opened is None:
+        wants, opened, lessons = self.algorithm, self.guard.opened is not None, self.lessons
+        taught, how, pool = self.materials.labelled, self.cropping, self.materials.unlabelled
+        if opened and lessons:
+            taught, how, pool = lessons.sources(self.round)
+        labelled = _to(labelled_batch(taught, how, self.labelled_random), self.device)
+        if not opened or not pool:
             return labelled, None
-        sources = self._unlabelled(), self.unlabelled_cropping, wants.strong_views, wants.cutmix, self.unlabelled_random
+        sources = pool, self.unlabelled_cropping, wants.strong_views, wants.cutmix, self.unlabelled_random
         return labelled, _to(unlabelled_batch(*sources), self.device)
 
     def _consider(self, validated: Validated) -> Iterator[Record]:
         """Yield a validation and what the guard makes of it; do as the guard says."""
         yield validated
-        guard, seen, step, anew = self.guard, validated.watch, self.step, self.algorithm.teacher == "picks"
-        able = self.algorithm.strong_views and self.materials.unlabelled
-        if able and guard.opens(step, validated.ap, seen, at_end=anew):
-            yield Note(f"step {step}: {len(self.materials.unlabelled)} unlabelled micrographs come in")
+        guard, seen, step, lessons = self.guard, validated.watch, self.step, self.lessons
+        able = lessons or (lessons is None and self.algorithm.strong_views and self.materials.unlabelled)
+        if able and guard.opens(step, validated.ap, seen, at_end=bool(lessons)):
             self.gate = copy.deepcopy(self._position())
-            if anew:
-                self._begin_anew()
-        elif anew and guard.opened is not None:
-            yield from self._judge_student(seen)
+            if lessons:
+                yield Note(f"step {step}: {len(lessons)} micrographs are picked, and a new student learns from that")
+                self._begin_anew(lessons)
+            else:
+                yield Note(f"step {step}: {len(self.materials.unlabelled)} unlabelled micrographs come in")
+        elif lessons and guard.opened is not None:
+            yield from self._judge_student(lessons, seen)
         else:
-            if able and anew and step == self.until and not guard.closed:
+            if lessons and step == self.until and not guard.closed:
                 yield Note(f"labels alone: skill {seen.get('average_skill', math.nan):.2f}, too little to pick with")
             early = step < guard.settings.earliest * guard.steps
             for ruling in guard.judge(validated.ap, self.materials.held_labels, seen, early=early):
@@ -257,12 +268,13 @@ class Trainer:
                 if ruling.action == "go back":
                     break
 
-    def _judge_student(self, seen: Mapping[str, float]) -> Iterator[Record]:
+    def _judge_student(self, lessons: Lessons, seen: Mapping[str, float]) -> Iterator[Record]:
         """At the end of a student that began anew say what is wrong; keep it, let another begin, or go back."""
         if self.step < self.until:
             return
-        outdone = self.guard.outdone(self.shipped_ap)
-        for ruling in [outdone] if outdone else self.guard.judge(math.nan, self.materials.held_labels, seen):
+        labels = self.materials.held_labels
+        outdone = self.guard.outdone(self.shipped_ap, math.inf if self.collection.complete else labels)
+        for ruling in [outdone] if outdone else self.guard.judge(math.nan, labels, seen):
             action = ruling.action if ruling.action == "go back" else "say"  # too late for anything else
             yield Ruled(self.step, ruling.code, ruling.verdict, action, ruling.sentence)
             if action == "go back":
@@ -271,14 +283,16 @@ class Trainer:
         if self.round < self.algorithm.rounds:
             yield Note(f"step {self.step}: another student begins")
             self.gate = copy.deepcopy(self._position())
-            self._begin_anew()
+            self._begin_anew(lessons)
 
-    def _begin_anew(self) -> None:
+    def _begin_anew(self, lessons: Lessons) -> None:
         """Let a new student begin, which learns for as many steps along the same schedule, and keep that state.
 
         It is held to the one before, and learns what that one picks.
         """
         self.guard.begin(self.step, self.shipped_ap, self.step + self.config.train.steps)
+        if not self.collection.complete:
+            self.picks_above = self.operating_point(self.candidates(self.shipped())).threshold
         self.picks_with, self.round = copy.deepcopy(self.best), self.round + 1
         self.begun, self.until = self.step, self.guard.steps
         self.student = beginning(self.config, self.materials, self.collection, self.round)
@@ -286,15 +300,15 @@ class Trainer:
         self.average = copy.deepcopy(self.student).eval()
         self.optimiser = _optimiser(self.student, self.config)
         self.best_ap, self.shipped_ap, self.clipped, self.slower = -1.0, -1.0, 0.0, 1.0
-        for stored in self._unlabelled():
+        for stored in lessons.to_pick(self.round):
             stored.forget()
         self.save()
 
     def _pick(self, stop: threading.Event) -> Iterator[Record]:
-        """Pick the unlabelled micrographs that a student is to learn from, but for those that were picked already."""
-        if not self.round or self.guard.opened is None:
+        """Pick the micrographs that a student is to learn from, but for those that were picked already."""
+        if not self.lessons or not self.round or self.guard.opened is None:
             return
-        pool = self._unlabelled()
+        pool = self.lessons.to_pick(self.round)
         missing = [(done, stored) for done, stored in enumerate(pool, 1) if not stored.believed()]
         if not missing:
             return
@@ -304,19 +318,13 @@ class Trainer:
                 return
             image = stored.image()
             picks = self._find(stored.name, all_around(model, image, precision=self.precision), edge_px=0.0)
-            stored.believe(*self.config.target.draw_scores(picks, image, diameter_px=self.collection.diameter_px))
-            yield Picked(stored.name, done, len(pool), len(picks), int((picks.score >= 0.5).sum()))
+            self.lessons.write(stored, image, picks, self.picks_above)
+            yield Picked(stored.name, done, len(pool), len(picks), len(picks.above(self.picks_above)))
 
     def expected_steps(self) -> int:
         """Return at which step the training ends, if nothing comes in between."""
-        anew = self.algorithm.teacher == "picks" and self.materials.unlabelled and not self.guard.closed
+        anew = self.lessons and not self.guard.closed
         return self.until + (self.algorithm.rounds - self.round) * self.config.train.steps if anew else self.until
-
-    def _unlabelled(self) -> Sequence[Stored]:
-        """Return the unlabelled micrographs, with what this round's student is to believe of them if it begins anew."""
-        pool = self.materials.unlabelled
-        anew = self.algorithm.teacher == "picks"
-        return [replace(stored, belief=f".belief{self.round}.npy") for stored in pool] if anew else pool
 
     def _obey(self, ruling: Ruling) -> Iterator[Record]:
         match ruling.action:
@@ -324,7 +332,7 @@ class Trainer:
                 trust = self.algorithm.trust / 2
                 step = self.guard.go_back()
                 self._return(copy.deepcopy(self.gate))
-                if self.algorithm.teacher == "picks":
+                if self.lessons:
                     yield Note(f"back to step {step}, before the last student began: the one before it is shipped",
                                warning=True)  # fmt: skip
                     return
@@ -368,7 +376,12 @@ class Trainer:
             why = f"0.5 for want of a basis: {labels} held-out labels and {len(candidates)} candidates there"
             return OperatingPoint(0.5, why, 0.0, 0.0, 0.0, (0.0, 1.0), len(truth), labels)
         where, seed = self.materials.holdout.how, self.config.train.seed
-        if self.collection.complete:
+        if self.lessons and self.round and not self.collection.complete:
+            before = self.candidates(self._with(self.picks_with))
+            picks = [self.lessons.completed(found.above(self.picks_above)) for found in before]
+            truth = {found.micrograph: self.materials.holdout.inside(found) for found in picks}
+            where += f", where {sum(map(len, truth.values())) - labels} picks complete the labels"
+        if self.collection.complete or self.round:
             point = choose_threshold(candidates, truth, diameter_px=diameter_px, seed=seed)
         else:
             found = Pool.of(candidates.by_name(), truth).by_micrograph(diameter_px / 2).right.sum()
@@ -388,9 +401,10 @@ class Trainer:
         settings, progress = self.config.train, self.guard.progress(self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate()
-        teacher = self.average if self.algorithm.teacher == "average" else None
+        learning = self.alone if progress is None else self.algorithm
+        teacher = self.average if learning.teacher == "average" else None
         with autocast(self.device, self.precision):
-            step = self.algorithm.step(self.student, teacher, labelled, unlabelled, progress or 0.0)
+            step = learning.step(self.student, teacher, labelled, unlabelled, progress or 0.0)
         step.loss.backward()
         limit = settings.clip_norm or math.inf
         norm = nn.utils.clip_grad_norm_(self.student.parameters(), limit)
@@ -427,12 +441,14 @@ class Trainer:
         ap = average_precision(ranked.right, ranked.score, labels)
         f1, threshold = best_f1(ranked.right, ranked.score, labels)
         self.best_ap = max(self.best_ap, ap)
-        error = math.sqrt(max(0.0, self.best_ap * (1 - self.best_ap)) / max(1, labels))
-        as_good = not ap < self.best_ap - error  # without held-out labels AP is NaN: the last state is as good as any
+        # Without held-out labels AP is NaN: the last state is as good as any.
+        as_good = not ap < self.best_ap - standard_error(self.best_ap, labels)
         if as_good:
             self.shipped_ap, self.best_step = ap, self.step
             self.best = copy.deepcopy(average.state_dict())
         measured = watch(self.student, average, self.algorithm, shown, m.prior, self.precision, maps)
+        if not self.collection.complete and "average_skill" in measured:
+            measured["average_skill_error"] = 2 * standard_error((measured["average_skill"] + 1) / 2, labels)
         measured |= {"labels_seen": float(labels), "clipped_steps": float(min(self.step - self.begun, CLIP_MEMORY))}
         measured |= {"step": float(self.step - self.begun)} | dict(seen)
         return Validated(self.step, ap, f1, math.nan if threshold is None else threshold, as_good, measured)

@@ -56,7 +56,7 @@ class Consistency(DataCheck):
     def check(self, data: Data) -> Finding:
         """Return what one step does."""
         algorithm = data.algorithm
-        if not isinstance(algorithm, Consistent) or not algorithm.weight:
+        if not isinstance(algorithm, Consistent) or not algorithm.weight or not data.collection.complete:
             return skipped(f"{algorithm.name} does not learn from unlabelled micrographs, or gives them no weight.")
         seen = self._step(data)
         apart, masked, drift = self._echoed(data)

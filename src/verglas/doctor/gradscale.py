@@ -46,7 +46,7 @@ class GradScale(DataCheck):
 
 def _norms(data: Data, batch: Labelled) -> list[float]:
     """Return the root mean square norm of gradients averaged over so many crops, batch statistics left alone."""
-    model, algorithm = data.network().eval(), data.algorithm
+    model, algorithm = data.network().eval(), data.alone
     each = []
     for i in range(CROPS):
         model.zero_grad()

@@ -35,7 +35,7 @@ class Init(DataCheck):
         batch = loading.labelled_batch(data.materials.labelled, data.cropping, data.generator(self.name))
         with torch.no_grad():
             logits = model(batch.image).float()
-        loss = data.algorithm.step(model, None, batch, None, 0.0).loss
+        loss = data.alone.step(model, None, batch, None, 0.0).loss
         loss.backward()
         gradient = math.sqrt(sum(float(p.grad.pow(2).sum()) for p in model.head.parameters() if p.grad is not None))
         prior = min(max(data.materials.prior, 0.005), 0.5)  # the network keeps within these

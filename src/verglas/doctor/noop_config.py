@@ -78,8 +78,9 @@ Noop = tuple[str, str, str, Mapping[str, Value]]
 
 def _found(data: Data, algorithm: Algorithm) -> Iterator[Noop]:
     if algorithm.strong_views:
+        wanted = "unlabelled micrographs" if data.collection.complete else "to pick what was clicked on"
         for sentence, remedy in _inactive(data, algorithm):
-            yield "UNSUP_INACTIVE", f"{algorithm.name} wants unlabelled micrographs, but {sentence}.", remedy, {}
+            yield "UNSUP_INACTIVE", f"{algorithm.name} wants {wanted}, but {sentence}.", remedy, {}
     said = data.config.algorithm.options.get("mask") == "none"  # who asks for no filter knows that there is none
     mask = algorithm.mask if isinstance(algorithm, PseudoLabelling) and not said else None
     for identity in IDENTITIES:
@@ -96,14 +97,14 @@ def _found(data: Data, algorithm: Algorithm) -> Iterator[Noop]:
 
 
 def _inactive(data: Data, algorithm: Algorithm) -> Iterator[tuple[str, str]]:
-    """Yield why unlabelled micrographs never teach, and what helps."""
+    """Yield why unlabelled micrographs, or those that clicks leave unlabelled in part, never teach, and what helps."""
     guard, train = data.config.guard, data.config.train
     opening = [*range(train.validate_every, train.steps, train.validate_every)]
 
     def in_time(step: int) -> bool:
         return guard.earliest * train.steps <= step <= guard.latest * train.steps
 
-    if not unlabelled_names(data.collection):
+    if data.collection.complete and not unlabelled_names(data.collection):
         yield "there are none", "Give micrographs without labels, too, or --algorithm supervised."
     elif isinstance(algorithm, Consistent) and algorithm.weight == 0:
         yield "their weight is 0", "--set algorithm.options.weight=1"

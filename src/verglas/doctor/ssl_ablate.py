@@ -2,7 +2,6 @@
 
 import threading
 from dataclasses import dataclass, replace
-from math import sqrt
 from typing import Literal
 
 import torch
@@ -13,6 +12,7 @@ from verglas import train as training
 from verglas.config import RunConfig
 from verglas.doctor._base import Finding, RunCheck, skipped
 from verglas.doctor.subject import Outcome
+from verglas.ranking import standard_error
 from verglas.records import Validated
 
 Arm = Literal["without", "as_set", "wrong"]
@@ -30,7 +30,7 @@ class Ended:
     @property
     def error(self) -> float:
         """The standard error of an AP; differences are smaller, as all three see the same labels."""
-        return sqrt(max(0.0, self.without * (1 - self.without)) / max(1, self.labels))
+        return standard_error(self.without, self.labels)
 
 
 class SslAblate(RunCheck):

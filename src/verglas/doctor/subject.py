@@ -18,7 +18,7 @@ from verglas.data import Cropping, Stored
 from verglas.errors import InputError
 from verglas.holdout import Holdout, plan, training_names
 from verglas.io.micrographs import read_image
-from verglas.materials import Materials, assigned, chosen_algorithm, cropping, store, unlabelled_names
+from verglas.materials import Materials, alone, assigned, chosen_algorithm, cropping, store, unlabelled_names
 from verglas.model import UNet
 from verglas.monitor import on_logits
 from verglas.picker import Picker
@@ -76,6 +76,11 @@ class Data:
     def algorithm(self) -> Algorithm:
         """The algorithm as training would make it."""
         return chosen_algorithm(self.collection, self.config)
+
+    @property
+    def alone(self) -> Algorithm:
+        """What learns from labels alone, as training would make it."""
+        return alone(self.collection, self.config, self.algorithm)
 
     @property
     def cropping(self) -> Cropping:

@@ -14,6 +14,7 @@ from verglas.doctor._base import Finding, RunCheck, skipped
 from verglas.doctor._kinds import Kind, Seen, first
 from verglas.doctor.subject import Outcome
 from verglas.gates import RULES
+from verglas.ranking import standard_error
 
 WATCHED = {rule.code: rule for rule in RULES if rule.code in ("R1", "R2", "R3", "R4", "R8", "R10")}
 
@@ -154,7 +155,7 @@ def _validations(validated: Sequence[Mapping[str, Any]], history: Sequence[Seen]
         if at >= 0 and len(inside) >= patience:
             start, labels = float(ap[at]), max(1.0, history[-1].get("labels_seen", 1.0))
             seen |= {"opening_step": float(validated[at]["step"]), "opening_ap": start,
-                     "opening_error": sqrt(max(0.0, start * (1 - start)) / labels),
+                     "opening_error": standard_error(start, labels),
                      "last_best_ap": float(np.max(ap[-patience:]))}  # fmt: skip
     return seen
 

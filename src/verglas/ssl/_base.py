@@ -36,8 +36,8 @@ class Algorithm(nn.Module, ABC):
     """A way to learn. It has no parameters; what it must remember between steps are buffers.
 
     ``teacher`` says who tells it of unlabelled tiles: nobody; the running average of the student, as a second model;
-    or the ``picks`` of what labels alone made, which come with the tiles of a student that begins anew, in ``rounds``.
-    ``strong_views`` is the number of strong views of each
+    or the ``picks`` of what labels alone made, which come with the tiles of a student that begins anew, in ``rounds``;
+    such an algorithm has a say in what a student learns only. ``strong_views`` is the number of strong views of each
     unlabelled tile it wants, ``cutmix`` the largest share of each that shows another tile; without views it is
     given no unlabelled tiles. ``partial`` algorithms learn from labels that leave particles out. The guard lowers
     ``trust`` where unlabelled tiles do harm.

@@ -14,9 +14,12 @@ class SelfTraining(SoftTargets):
     Picks are peaks of the mean map over all orientations that suppress each other, so they are particles, one disc
     each, where a map is only pixels; the core of each has its score as target, the ring around it does not count, and
     all else is background. This is done ``rounds`` times, each time by the student before.
+
+    Where labels leave particles out, it is the labelled micrographs that are picked, and the student learns from these
+    alone, its labels completed by the picks. Picks of unlabelled ones beside them added nothing.
     """
 
-    name, teacher, strong_views = "self_training", "picks", 1
+    name, teacher, strong_views, partial = "self_training", "picks", 1, True
 
     def __init__(
         self, loss: Loss, *, rounds: int = 1, weight: float = 1.0, ramp_until: float = 0.0, cutmix: float = 0.0
