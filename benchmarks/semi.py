@@ -3,7 +3,7 @@
     python benchmarks/semi.py --jobs 2                                  # one label, every algorithm, test micrographs
     python benchmarks/semi.py --labelled 1,2,5 --algorithms supervised,auto --pools rest,with-test
     python benchmarks/semi.py --on rest --sets bgal_10017               # choosing settings: never on test micrographs
-    python benchmarks/semi.py --clicks 10,30,100 --algorithms background,pu,complete
+    python benchmarks/semi.py --clicks 10,30,100 --algorithms pu,self_training,background,complete
     python benchmarks/semi.py --table                                   # print what is in the results
 
 Each row of ``results/semi.jsonl`` is one training; a row that is there is not computed again. Draw d labels the
@@ -81,7 +81,7 @@ def _cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             for count in map(int, (options.clicks or options.labelled).split(",")):
                 for pool in options.pools.split(","):
                     for algorithm in options.algorithms.split(","):
-                        alone = algorithm in ("supervised", "background", "pu", "complete")
+                        alone = bool(options.clicks) or algorithm == "supervised"
                         cell = {"set": name, "clicks" if options.clicks else "labelled": count, "draw": draw,
                                 "algorithm": algorithm, "pool": "none" if alone else pool, "on": options.on,
                                 "settings": sorted(options.set), "version": __version__}  # fmt: skip

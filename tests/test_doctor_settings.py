@@ -59,6 +59,13 @@ def test_clicks_too_few_to_hold_any_out_never_lead_to_a_student(tmp_path: Path) 
     assert "self_training wants to pick what was clicked on, but too few labels are held out" in found.sentence
 
 
+@pytest.mark.parametrize("option", ["weight", "ramp_until", "cutmix"])
+def test_of_clicks_a_student_learns_completed_labels_alone(toy: Path, tmp_path: Path, option: str) -> None:
+    data = examined(toy, tmp_path, "algorithm.name=self_training", f"{OPTION}{option}=0")
+    found = NoopConfig().check(Data(replace(data.collection, complete=False), data.config, tmp_path / "partial"))
+    assert (found.verdict, found.code, found.evidence["unused"]) == ("warn", "OPTION_UNUSED", OPTION + option)
+
+
 FIXMATCH, SOFT = "algorithm.name=fixmatch", "algorithm.name=soft_teacher"
 OPTION = "algorithm.options."
 NOOPS: dict[str, tuple[str, Sequence[str]]] = {

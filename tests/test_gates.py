@@ -162,6 +162,12 @@ def test_unlabelled_tiles_come_in_once_the_model_has_skill_and_never_without() -
     assert made.opened == 50
 
 
+@pytest.mark.parametrize(("skill", "lets"), [(0.11, True), (0.09, False)])
+def test_the_skill_of_a_few_clicks_counts_as_reached_within_its_error(skill: float, lets: bool) -> None:
+    seen = {"average_skill": skill, "average_skill_error": 0.1}
+    assert Guard(GuardSettings(skill=0.2), 100).opens(100, 0.5, seen, at_end=True) is lets
+
+
 def test_without_a_guard_unlabelled_tiles_come_in_at_once_and_nothing_is_undone() -> None:
     made = guard(active=False)
     assert not made.opens(29, math.nan, {})

@@ -1,5 +1,6 @@
 """What a student that begins anew is to believe, and how a training on clicks ends in one."""
 
+import math
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,10 @@ from toy import DIAMETER, configured, write_toy
 from verglas.batch import Labelled
 from verglas.config import RunConfig
 from verglas.data import Stored, labelled_batch
+from verglas.gates import Guard, Ruling
 from verglas.lessons import Lessons
 from verglas.materials import gathered
+from verglas.operating import choose_threshold
 from verglas.records import Note, Picked, Record, Validated
 from verglas.runs import Run
 from verglas.train import Trainer, train
@@ -24,6 +27,9 @@ SETTINGS = (
     "algorithm.name=self_training", "train.steps=12", "train.validate_every=4", "train.save_every=5",
     "train.rate=0.01", "guard.active=false",
 )  # fmt: skip
+
+
+HARM = Ruling("R7", "SSL_HARM", "go back", "made up")
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +47,10 @@ def clicked(data: Path, *, complete: bool = False) -> Collection:
 def lessons(data: Path, folder: Path, *, complete: bool = False) -> Lessons:
     config, some = configured(data, *SETTINGS), clicked(data, complete=complete)
     return Lessons(gathered(some, config, folder), some, config)
+
+
+def trainer(some: Collection, config: RunConfig, folder: Path) -> Trainer:
+    return Trainer(config, gathered(some, config, folder), some, torch.device("cpu"), lambda _: None)
 
 
 def run(some: Collection, config: RunConfig, out: Path) -> list[Record]:
@@ -125,7 +135,7 @@ def test_clicks_are_learned_first_and_then_their_completed_labels(data: Path, tm
 def test_until_then_it_is_the_training_on_clicks_to_the_bit(data: Path, tmp_path: Path) -> None:
     def at_the_end(name: str) -> list[torch.Tensor]:
         config, some = configured(data, *SETTINGS, f"algorithm.name={name}"), clicked(data)
-        made = Trainer(config, gathered(some, config, tmp_path / name), some, torch.device("cpu"), lambda _: None)
+        made = trainer(some, config, tmp_path / name)
         for record in made.run(threading.Event()):
             if isinstance(record, Validated) and record.step == 12:
                 break
@@ -164,19 +174,70 @@ def test_without_skill_beyond_error_no_student_begins(tmp_path: Path) -> None:
 
 def test_the_threshold_suits_clicks_completed_by_what_was_picked(data: Path, tmp_path: Path) -> None:
     """Also those of the first model near the held-out clicks: a few clicks alone would leave it to chance."""
-    some, config = clicked(data), configured(data, *SETTINGS)
-    made = Trainer(config, gathered(some, config, tmp_path), some, torch.device("cpu"), lambda _: None)
+    made = trainer(clicked(data), configured(data, *SETTINGS), tmp_path)
     clicks = made.materials.held_labels
     for record in made.run(threading.Event()):
         if isinstance(record, Validated) and record.step == 12:
-            first = made.operating_point(made.candidates(made.shipped()))
-    last = made.operating_point(made.candidates(made.shipped()))
+            first = made.operating_point(made._seen_all_around(made.shipped()))
+    candidates = made.candidates(made.shipped())
+    last = made.operating_point(candidates)
     assert made.picks_above == first.threshold
     assert first.how.startswith("recall >= ")
-    assert first.n_labels == clicks
-    before = made.candidates(made._with(made.picks_with))
-    counted = sum(len(found.above(first.threshold)) for found in before)
-    assert counted > clicks
-    assert clicks < last.n_labels <= clicks + counted
-    assert last.how.startswith("best F1 within 0.5 D")
-    assert last.how.endswith(f", where {last.n_labels - clicks} picks complete the labels")
+    before = made._seen_all_around(made._with(made.picks_with))
+    beside = {
+        found.micrograph: made.materials.holdout.inside(made.lessons.completed(found.above(first.threshold)))  # type: ignore[union-attr]
+        for found in before
+    }
+    expected = choose_threshold(candidates, beside, diameter_px=DIAMETER)
+    completed = sum(map(len, beside.values()))
+    assert completed > clicks
+    assert (last.threshold, last.interval) == (expected.threshold, expected.interval)
+    assert last.how.endswith(f", where {completed - clicks} picks complete the labels")
+    assert first.n_labels == last.n_labels == clicks, "figures are of clicks: nobody labelled the rest"
+    assert last.precision < expected.precision
+
+
+@pytest.mark.parametrize("micrographs", [2, 5])
+def test_clicks_with_skill_lead_to_a_student_under_the_guard(tmp_path: Path, micrographs: int) -> None:
+    """Also where whole micrographs are held out, as of four or more."""
+    folder = write_toy(tmp_path, micrographs=micrographs, labelled=micrographs)
+    config = configured(folder, *SETTINGS, "guard.active=true", "train.steps=60", "train.rate=0.03", "train.batch=4")
+    records = run(clicked(folder), config, tmp_path / "a")
+    watched = [r.watch for r in records if isinstance(r, Validated) and r.step == 60]
+    assert watched[0]["average_skill"] > 0.2
+    assert stages(records)[:1] == ["step 60: micrographs are picked, and a new student learns from that"]
+    assert Run.open(tmp_path / "a").facts()["students"] == 1
+
+
+def test_who_finds_none_of_the_clicks_teaches_nobody(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("verglas.train.average_precision", lambda *_: 0.0)
+    assert stages(run(clicked(data), configured(data, *SETTINGS), tmp_path / "a")) == []
+    assert Run.open(tmp_path / "a").facts()["students"] == 0
+
+
+def test_going_back_to_a_student_it_is_judged_by_what_it_learned_from(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by its own picks, which the student that was dropped had learned from."""
+    made = trainer(clicked(data), configured(data, *SETTINGS, "algorithm.options.rounds=2"), tmp_path)
+    monkeypatch.setattr(Guard, "outdone", lambda self, ap, clicks: HARM if self.opened == 24 else None)
+    picks_with = {}
+    for record in made.run(threading.Event()):
+        if isinstance(record, Validated) and record.step in (16, 28):
+            picks_with[record.step] = made.picks_with, made.picks_above
+    assert (made.step, made.round) == (24, 1)
+    for key, value in picks_with[16][0].items():
+        assert torch.equal(value, made.picks_with[key])
+    assert made.picks_above == picks_with[16][1] != picks_with[28][1]
+
+
+@pytest.mark.parametrize(("complete", "trusted"), [(True, math.inf), (False, 4)])
+def test_a_few_clicks_are_not_trusted_as_labels_are(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complete: bool, trusted: float
+) -> None:
+    told = []
+    monkeypatch.setattr(Guard, "outdone", lambda self, ap, clicks: told.append(clicks))
+    run(clicked(data, complete=complete), configured(data, *SETTINGS), tmp_path / "a")
+    assert told == [trusted]

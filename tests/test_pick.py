@@ -231,6 +231,32 @@ def test_a_map_that_reaches_beyond_the_micrograph_gives_no_pick_there():
 # --- order, refusal, speed
 
 
+def test_an_exhaustive_search_keeps_the_peaks_and_leaves_no_place_out():
+    rng = np.random.default_rng(3)
+    centres = rng.uniform(40, (560, 360), (25, 2))
+    grid = working_grid((100, 150))
+    shown = image(bumps(grid=grid, shape=(100, 150), centres=centres, heights=rng.uniform(0.3, 0.9, 25), width_px=20.0))
+    valid = shown.valid.copy()
+    valid[:20] = False
+    shown = replace(shown, valid=valid)
+    settings = {"diameter_px": DIAMETER, "least_score": 0.1, "score_radius": 0.1}
+    peaks, found = (find(shown, MICROGRAPH, **settings, exhaustive=more) for more in (False, True))
+    assert {*map(tuple, peaks.xy)} < {*map(tuple, found.xy)}
+    assert (np.diff(found.score) <= 0).all()
+    apart = np.hypot(*(found.xy[:, None] - found.xy[None]).T) + 1e9 * np.eye(len(found))
+    assert apart.min() >= 0.5 * DIAMETER - 1e-6
+    score = disc_mean(shown, 0.1 * DIAMETER)
+    row, column = np.nonzero(score >= 0.1)
+    places = grid.to_micrograph(np.stack((column, row), axis=1).astype(float))
+    assert np.hypot(*(places[:, None] - found.xy[None]).T).T.min(axis=1).max() < 0.5 * DIAMETER
+    assert (score >= 0.1).sum() < valid.sum(), "places that score too little are left out"
+
+
+def test_an_exhaustive_search_of_nothing_finds_nothing():
+    nowhere = replace(image(np.zeros((40, 60))), valid=np.zeros((40, 60), bool))
+    assert len(find(nowhere, MICROGRAPH, diameter_px=DIAMETER, exhaustive=True)) == 0
+
+
 def test_picks_keep_their_distance_after_refining():
     found = find(image(np.random.default_rng(6).random((90, 120))), MICROGRAPH, diameter_px=DIAMETER, separation=0.4)
     gaps = np.linalg.norm(found.xy[:, None] - found.xy[None], axis=-1)[~np.eye(len(found), dtype=bool)]

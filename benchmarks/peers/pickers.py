@@ -28,6 +28,9 @@ CHOOSING = 3
 WORKING_DIAMETERS_PX = (27.0, 19.0, 13.5, 9.5)
 """Diameters in shrunken pixels that the working scales aim at."""
 
+EXHAUSTIVE = ("--set", "search.exhaustive=true")
+"""Topaz lists the best pixel left again and again, and AP counts the whole list: ours is to be as long."""
+
 TIMED = 16
 """Micrographs that are picked for the clock, so that starting a program counts little."""
 
@@ -108,6 +111,7 @@ def verglas(task: Task, _: int | None) -> Outcome:
         "--labels", folder, "--diameter-px", task.material.diameter_px, "--seed", task.seed, "--labels-are",
         "complete" if supervised or task.labels.complete else "partial", "--algorithm",
         "supervised" if supervised else "auto", "--set", f"train.threads={task.threads}",
+        *(() if task.timing else EXHAUSTIVE),
     )  # fmt: skip
     shown = [word for name in task.labels.names for word in ("-m", task.material.images[name])]
     train = _verglas(task, "train", "--out", run_folder, *options, *shown)

@@ -104,6 +104,7 @@ class SearchSettings:
     score_radius: Annotated[float, Field(ge=0, le=1)] = 0.1
     separation: Annotated[float, Field(ge=0, le=2)] = 0.45
     edge_px: Annotated[float, Field(ge=0)] = 0.0
+    exhaustive: bool = False
 
 
 @dataclass(frozen=True, slots=True)

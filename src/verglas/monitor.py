@@ -62,7 +62,7 @@ def watch(
             if name == "average":
                 found |= _pseudo_labels(algorithm, target, belief) | _ceiling(target, belief)
     else:
-        found |= _against_unseen([one for one in looked if one.unseen.any() and (one.held & one.target).any()])
+        found |= _against_unseen([one for one in looked if (one.held & one.target).any()])
     beliefs = np.concatenate([one.average[one.valid] for one in looked])
     if len(beliefs):
         given = np.concatenate([one.student[one.valid] for one in looked])
@@ -85,12 +85,14 @@ def pixel_figures(target: Bool[np.ndarray, " n"], belief: Float[np.ndarray, " n"
 def _against_unseen(looked: Sequence[Watched]) -> dict[str, float]:
     """Return the skill 2·AUC − 1 of telling held-out clicks from places where nobody looked.
 
-    Particles among the latter lower it by their share at most.
+    Particles among the latter lower it by their share at most. On a micrograph that is held out as a whole these are
+    all places away from its clicks.
     """
     if not looked:
         return {}
     clicked = np.concatenate([one.average[one.held & one.target] for one in looked])
-    other = np.concatenate([one.average[one.unseen] for one in looked])
+    unseen = [one.unseen if one.unseen.any() else one.valid & ~one.target for one in looked]
+    other = np.concatenate([one.average[where] for one, where in zip(looked, unseen, strict=True)])
     return {"average_skill": 2 * auc(clicked, other) - 1}
 
 

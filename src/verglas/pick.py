@@ -4,6 +4,8 @@ A place scores the mean probability over a small disc around it. Distances are t
 working grid with unequal steps shortens no circle.
 """
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt32
 from scipy.sparse import coo_array
@@ -23,6 +25,7 @@ def find(
     score_radius: float = 0.25,
     separation: float = 0.5,
     edge_px: float = 0.0,
+    exhaustive: bool = False,
     refine: bool = True,
 ) -> Picks:
     """Find the peaks of a probability map, best first.
@@ -37,6 +40,9 @@ def find(
         Radius of the disc that is averaged, and least distance between two picks, as shares of the diameter.
     edge_px
         Picks nearer to the border of the micrograph are dropped, after they have suppressed their neighbours.
+    exhaustive
+        Go on between the peaks until no place is left that scores ``least_score`` and is ``separation`` away from all
+        picks. The list then leaves no place out, as do those of pickers that take the best pixel left again and again.
     refine
         Move each peak to the top of a parabola through it and its neighbours, by half a working pixel at most.
     """
@@ -49,9 +55,29 @@ def find(
     xy = grid.to_micrograph(at + _offset(framed, row, column) if refine else at)
     picks = Picks(micrograph.name, xy, score[row, column].astype(float), "peaks of the probability")
     picks = picks.where(suppress(picks.xy, picks.score, separation * diameter_px))
+    if exhaustive:
+        picks = _and_between(picks, score, grid, max(least_score, 0.0), separation * diameter_px)
     picks = picks.where(_inside(picks.xy, micrograph.shape, edge_px))
     best_first = _ranking(picks.xy, picks.score)
     return Picks(picks.micrograph, picks.xy[best_first], picks.score[best_first], picks.source)
+
+
+def _and_between(picks: Picks, score: Float[np.ndarray, "h w"], grid: Grid, least: float, radius: float) -> Picks:
+    """Add the best pixel that is ``radius`` away from all picks, again and again."""
+    row, column = np.nonzero(score >= least)
+    xy, scores = grid.to_micrograph(np.stack((column, row), axis=1).astype(float)), score[row, column].astype(float)
+    if len(picks):
+        free = cKDTree(picks.xy).query(xy, distance_upper_bound=radius)[0] >= radius
+        xy, scores = xy[free], scores[free]
+    order = _ranking(xy, scores)
+    xy, scores = xy[order], scores[order]
+    tree, left, added = cKDTree(xy), np.ones(len(xy), bool), []
+    for index in range(len(xy)):
+        if left[index]:
+            added.append(index)
+            near = np.array(tree.query_ball_point(xy[index], radius), int)
+            left[near[np.sum((xy[near] - xy[index]) ** 2, axis=1) < radius**2]] = False
+    return replace(picks, xy=np.concatenate([picks.xy, xy[added]]), score=np.concatenate([picks.score, scores[added]]))
 
 
 def suppress(xy: Float[np.ndarray, "n 2"], score: Float[np.ndarray, " n"], radius: float) -> Bool[np.ndarray, " n"]:

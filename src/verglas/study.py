@@ -319,7 +319,8 @@ def planned(study: Study, collections: Mapping[str, Collection]) -> tuple[list[C
             config, data=replace(config.data, micrographs=(), labels=None, labels_are=partly),
             algorithm=replace(config.algorithm, name=algorithm.name),
         )  # fmt: skip
-        taught |= pool if algorithm.strong_views else set()
+        picked = algorithm.teacher == "picks" and partly == "partial"  # then it is the labelled ones that are picked
+        taught |= pool if algorithm.strong_views and not picked else set()
         known = collection.by_name()
         chosen, tested = (tuple(known[n] for n in sorted(names)) for names in (taught, division.test))
         cell = Cell(data, row, amount, seed, config, labels, chosen, tested, start)

@@ -233,12 +233,16 @@ def _diagnosis(run: Run) -> dict[str, str | None]:
     return {"verdict": verdict, "cause": next((one["cause"] for one in found if one["kind"] == "diagnosed"), None)}
 
 
+STAGED = ("unlabelled micrographs", "are picked", "another student", "back to step", "labels alone")
+"""What is in the notes of a training that tell of its stages."""
+
+
 def _stages(run: Run) -> Iterator[str]:
-    """Yield in words when unlabelled micrographs came in or went, and what the guard ruled."""
+    """Yield in words when unlabelled micrographs or students came in or went, and what the guard ruled."""
     for record in run.records():
         if record["kind"] == "ruled":
             yield f"step {record['step']}: {record['code']} {record['verdict']}, {record['action']}"
-        elif record["kind"] == "note" and "unlabelled micrographs" in record["text"]:
+        elif record["kind"] == "note" and any(sign in record["text"] for sign in STAGED):
             yield record["text"]
 
 

@@ -18,10 +18,12 @@ from pathlib import Path
 
 import torch
 
+from verglas.config import AlgorithmSettings
 from verglas.doctor.split import closest
 from verglas.errors import InputError, check_choice, check_range
 from verglas.io._base import write_text
 from verglas.losses import Loss
+from verglas.materials import ALONE_PARTIAL
 from verglas.records import Failed, Note, Progress, Record, Studied, Summary
 from verglas.ssl import make_algorithm
 from verglas.study import Division, Study, planned, write_plan
@@ -295,6 +297,8 @@ def _trial(task: Task) -> tuple[Cost, str]:
         labelled = tuple(m for m in cell.micrographs if m.name in taught)
         tried = Task(Path(scratch), replace(cell, micrographs=labelled, start=None), task.threads, task.verbs)
         began, config = time.perf_counter(), placed(tried).with_train(steps=TRIED)
+        if config.data.labels_are == "partial":
+            config = replace(config, algorithm=AlgorithmSettings(ALONE_PARTIAL))
         times = [r.seconds for r in tried.verbs.train(config, tried.home / "run") if isinstance(r, Progress)]
         whole, each = time.perf_counter() - began, (times[-1] - times[0]) / (TRIED - 1)
         size = float(_size(tried.home))

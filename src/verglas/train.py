@@ -46,13 +46,17 @@ from verglas.ssl import Algorithm
 from verglas.types import Collection, Image, Picks, PickSet
 
 CLICKS_FOUND = 0.8
-"""Share of held-out clicks that the threshold must find where labels are partial: precision cannot be known there."""
+"""Share of held-out clicks that the threshold of a network which learned from clicks must find: precision cannot be
+known there."""
 
 MOST_RECALIBRATING = 8
 """Labelled micrographs that batch statistics are measured on: more would take time at each validation."""
 
 CLIP_MEMORY = 500
 """Steps over which the share of clipped gradients is averaged."""
+
+STATE = 2
+"""Version of what is kept to go on from."""
 
 _BEGUN = {"config.toml", "records.jsonl", "prepared"}  # what a run holds that was stopped before its first state
 
@@ -182,8 +186,8 @@ class Trainer:
     def save(self) -> None:
         """Keep all that decides what comes next, in types that load with ``weights_only``."""
         self.keep({
-            **self._position(), "gate": self.gate, "picks_with": self.picks_with, "picks_above": self.picks_above,
-            "unlabelled_random": self.unlabelled_random.get_state(), "guard": self.guard.state(),
+            **self._position(), "gate": self.gate, "guard": self.guard.state(),
+            "unlabelled_random": self.unlabelled_random.get_state(),
             "seconds": self.seconds, "threads": torch.get_num_threads(),
         })  # fmt: skip
 
@@ -192,7 +196,6 @@ class Trainer:
         self._return(state)
         self.unlabelled_random.set_state(state["unlabelled_random"])
         self.guard.restore(state["guard"])
-        self.picks_with, self.picks_above = state["picks_with"], state["picks_above"]
         self.gate, self.seconds = state["gate"], state["seconds"]
 
     def _position(self) -> dict[str, Any]:
@@ -204,6 +207,7 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "labelled_random": self.labelled_random.get_state(), "step": self.step, "slower": self.slower,
             "clipped": float(self.clipped), "begun": self.begun, "until": self.until, "round": self.round,
+            "picks_with": self.picks_with, "picks_above": self.picks_above,
         }  # fmt: skip
 
     def _return(self, state: Mapping[str, Any]) -> None:
@@ -218,6 +222,7 @@ class Trainer:
         self.best_ap, self.shipped_ap = state["best_ap"], state["shipped_ap"]
         self.step, self.slower, self.clipped = state["step"], state["slower"], state["clipped"]
         self.begun, self.until, self.round = state["begun"], state["until"], state["round"]
+        self.picks_with, self.picks_above = state["picks_with"], state["picks_above"]
         self.guard.steps = self.until
 
     def _validates(self, step: int) -> bool:
@@ -248,7 +253,8 @@ class Trainer:
         """Yield a validation and what the guard makes of it; do as the guard says."""
         yield validated
         guard, seen, step, lessons = self.guard, validated.watch, self.step, self.lessons
-        able = lessons or (lessons is None and self.algorithm.strong_views and self.materials.unlabelled)
+        able = bool(lessons or (lessons is None and self.algorithm.strong_views and self.materials.unlabelled))
+        able &= self.collection.complete or validated.ap != 0  # who finds none of the clicks has nothing to teach
         if able and guard.opens(step, validated.ap, seen, at_end=bool(lessons)):
             self.gate = copy.deepcopy(self._position())
             if lessons:
@@ -292,7 +298,7 @@ class Trainer:
         """
         self.guard.begin(self.step, self.shipped_ap, self.step + self.config.train.steps)
         if not self.collection.complete:
-            self.picks_above = self.operating_point(self.candidates(self.shipped())).threshold
+            self.picks_above = self.operating_point(self._seen_all_around(self.shipped())).threshold
         self.picks_with, self.round = copy.deepcopy(self.best), self.round + 1
         self.begun, self.until = self.step, self.guard.steps
         self.student = beginning(self.config, self.materials, self.collection, self.round)
@@ -368,32 +374,48 @@ class Trainer:
         shapes = {p.micrograph: self.micrographs[p.micrograph].shape for p in picks}
         return PickSet(tuple(map(self.materials.holdout.inside, picks)), shapes=shapes)
 
+    def _seen_all_around(self, model: UNet) -> PickSet:
+        """Return the candidates in held-out areas that a student would be given: of the mean of all orientations."""
+        stored = self.materials.validation
+        return self.candidates(
+            model, {one.name: all_around(model, one.image(), precision=self.precision) for one in stored}
+        )
+
     def operating_point(self, candidates: PickSet) -> OperatingPoint:
-        """Choose the threshold on the held-out labels; 0.5, and a sentence that says why, where there is no basis."""
+        """Choose the threshold on the held-out labels; 0.5, and a sentence that says why, where there is no basis.
+
+        Where these are clicks, it is by a recall; and of a student, by clicks and what was picked for it beside them.
+        """
         truth, diameter_px = self.materials.truth, self.collection.diameter_px
         labels = self.materials.held_labels
         if not labels or not len(candidates):
             why = f"0.5 for want of a basis: {labels} held-out labels and {len(candidates)} candidates there"
             return OperatingPoint(0.5, why, 0.0, 0.0, 0.0, (0.0, 1.0), len(truth), labels)
         where, seed = self.materials.holdout.how, self.config.train.seed
-        if self.lessons and self.round and not self.collection.complete:
-            before = self.candidates(self._with(self.picks_with))
+        if self.collection.complete:
+            point = choose_threshold(candidates, truth, diameter_px=diameter_px, seed=seed)
+            return replace(point, how=f"{point.how}; on {where}")
+        clicks = Pool.of(candidates.by_name(), truth).by_micrograph(diameter_px / 2)
+        if self.lessons and self.round:
+            before = self._seen_all_around(self._with(self.picks_with))
             picks = [self.lessons.completed(found.above(self.picks_above)) for found in before]
             truth = {found.micrograph: self.materials.holdout.inside(found) for found in picks}
             where += f", where {sum(map(len, truth.values())) - labels} picks complete the labels"
-        if self.collection.complete or self.round:
             point = choose_threshold(candidates, truth, diameter_px=diameter_px, seed=seed)
         else:
-            found = Pool.of(candidates.by_name(), truth).by_micrograph(diameter_px / 2).right.sum()
-            goal = AtLeast("recall", min(CLICKS_FOUND, float(found) / labels))
+            goal = AtLeast("recall", min(CLICKS_FOUND, float(clicks.right.sum()) / labels))
             point = choose_threshold(candidates, truth, diameter_px=diameter_px, goal=goal, seed=seed)
-        return replace(point, how=f"{point.how}; on {where}")
+        reached = clicks.whole(point.threshold)
+        return replace(
+            point, how=f"{point.how}; on {where}", f1=reached["f1"], precision=reached["precision"],
+            recall=reached["recall"], n_labels=labels,
+        )  # fmt: skip
 
     def _search(self, model: UNet, stored: Stored, found: Image | None) -> Picks:
         return self._find(stored.name, found or probability(model, stored.image(), precision=self.precision))
 
     def _find(self, name: str, found: Image, **changes: float) -> Picks:
-        search = asdict(self.config.search) | changes
+        search = asdict(self.config.search) | {"exhaustive": False} | changes
         return find(found, self.micrographs[name], diameter_px=self.collection.diameter_px, **search)
 
     def _update(self, labelled: Labelled, unlabelled: Unlabelled | None) -> dict[str, Tensor | float]:
@@ -434,7 +456,8 @@ class Trainer:
         """
         m, truth = self.materials, self.materials.truth
         average = recalibrated(self.average, m.labelled, self.precision)
-        shown = (m.validation[:2] or m.labelled[:1]) + m.unlabelled[:1]
+        judging = tuple(stored for stored in m.validation if len(truth[stored.name])) or m.validation or m.labelled[:1]
+        shown = judging[:2] + m.unlabelled[:1]
         maps = {stored.name: probability(average, stored.image(), precision=self.precision) for stored in shown}
         pool = Pool.of(self.candidates(average, maps).by_name(), truth)
         ranked, labels = pool.by_micrograph(self.collection.diameter_px / 2), self.materials.held_labels
@@ -448,7 +471,8 @@ class Trainer:
             self.best = copy.deepcopy(average.state_dict())
         measured = watch(self.student, average, self.algorithm, shown, m.prior, self.precision, maps)
         if not self.collection.complete and "average_skill" in measured:
-            measured["average_skill_error"] = 2 * standard_error((measured["average_skill"] + 1) / 2, labels)
+            clicks = sum(len(truth.get(stored.name, ())) for stored in shown)
+            measured["average_skill_error"] = 2 * standard_error((measured["average_skill"] + 1) / 2, clicks)
         measured |= {"labels_seen": float(labels), "clipped_steps": float(min(self.step - self.begun, CLIP_MEMORY))}
         measured |= {"step": float(self.step - self.begun)} | dict(seen)
         return Validated(self.step, ap, f1, math.nan if threshold is None else threshold, as_good, measured)
@@ -555,7 +579,8 @@ def _begin(run: Run, config: RunConfig, fingerprint: str) -> dict[str, Any] | No
     state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
     if state["fingerprint"] != fingerprint:
         raise InputError(
-            run.folder, "run folder", found="an unfinished run with other settings or data", expected="the same ones",
+            run.folder, "run folder", found="an unfinished run with other settings, data or version of verglas",
+            expected="the same ones",
             remedy="Repeat the command that began it, or choose another --out.",
         )  # fmt: skip
     run.rewind_records(state["lines"])
@@ -564,7 +589,7 @@ def _begin(run: Run, config: RunConfig, fingerprint: str) -> dict[str, Any] | No
 
 def _fingerprint(collection: Collection, config: RunConfig) -> str:
     """Identify settings and data, so that a run only goes on with its own."""
-    digest = hashlib.blake2b(repr((config, collection.diameter_px)).encode(), digest_size=8)
+    digest = hashlib.blake2b(repr((STATE, config, collection.diameter_px)).encode(), digest_size=8)
     for micrograph in collection.micrographs:
         about = micrograph.path.stat()
         digest.update(repr((micrograph.name, micrograph.shape, about.st_size, about.st_mtime_ns)).encode())
@@ -597,7 +622,7 @@ def _finish(
         "steps": trainer.step, "best_step": trainer.best_step, "validation_ap": trainer.shipped_ap,
         "seconds": trainer.seconds, "precision": trainer.precision, "device": str(trainer.device),
         "algorithm": trainer.algorithm.name, "threads": torch.get_num_threads(), "prior": materials.prior,
-        "training_labels": trainer.training_labels(),
+        "training_labels": trainer.training_labels(), "students": trainer.round,
     })  # fmt: skip
     (run.folder / "resume.pt").unlink(missing_ok=True)
     shutil.rmtree(prepared, ignore_errors=True)

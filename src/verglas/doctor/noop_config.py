@@ -106,7 +106,7 @@ def _inactive(data: Data, algorithm: Algorithm) -> Iterator[tuple[str, str]]:
 
     if data.collection.complete and not unlabelled_names(data.collection):
         yield "there are none", "Give micrographs without labels, too, or --algorithm supervised."
-    elif isinstance(algorithm, Consistent) and algorithm.weight == 0:
+    elif data.collection.complete and isinstance(algorithm, Consistent) and algorithm.weight == 0:
         yield "their weight is 0", "--set algorithm.options.weight=1"
     elif algorithm.teacher != "picks" and not any(map(in_time, opening)):
         when = f"from {guard.earliest:g} to {guard.latest:g} of {train.steps} steps, of which none is validated"
@@ -125,6 +125,8 @@ def _unread(data: Data, algorithm: Algorithm) -> Iterator[str]:
         chosen = options.get(chooser, {"mask": "quantile", "risk": "nnpu"}[chooser])
         others = set[str]().union(*read.values()) - read.get(chosen, set())
         yield from (f"algorithm.options.{name}" for name in others & options.keys())
+    if algorithm.teacher == "picks" and not data.collection.complete:  # labels are all that its student learns from
+        yield from (f"algorithm.options.{name}" for name in ("weight", "ramp_until", "cutmix") if name in options)
     plain = losses.Loss()
     reads = {
         "focal_alpha": loss.focal, "focal_gamma": loss.focal, "pos_weight": loss.focal + loss.bce,

@@ -67,7 +67,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("warn", "LR_TOO_HIGH", _rule("R10"),
          "Gradients were clipped in {clip_rate:.0%} of the last 500 steps.", SLOWER),
     Kind("info", "SSL_HARM", lambda s: s["undone"] > 0,
-         "Unlabelled micrographs did harm, and the guard went back to before them; AP on held-out labels ended at "
+         "What is not labelled did harm, and the guard went back to before it taught; AP on held-out labels ended at "
          "{last_ap:.2f}."),
     Kind("info", "MISCALIBRATED", _rule("R2"),
          "Particles are ranked well (AP of pixels {average_pixel_ap:.2f}) and F1 at .5 is low ({average_f1_half:.2f} "
@@ -92,10 +92,11 @@ class Trace(RunCheck):
         validated = _last_way(outcome.watched())
         history = [_known(record["watch"]) for record in validated]
         patience, anew = outcome.data.config.guard.patience, outcome.data.config.train.start_from is None
-        seen = _loss(told, anew) | _validations(validated, history, patience) | _ruled(history)
+        steps = outcome.own_steps(int(told[-1]["step"]))
+        last = [record for record in told if record["step"] > told[-1]["step"] - steps]
+        seen = _loss(last, anew) | _validations(validated, history, patience) | _ruled(history)
         seen |= {"weight_growth": _growth(outcome)} if outcome.finished else {}
         seen |= {"undone": float(any(r["kind"] == "ruled" and r["action"] == "go back" for r in outcome.records))}
-        steps = outcome.own_steps(int(told[-1]["step"]))
 
         def drawn() -> str:
             return _drawn(validated, history)
