@@ -66,6 +66,7 @@ CONTROLS: dict[str, tuple[tuple[str, ...], int, str]] = {
     "focal": (("algorithm.name=supervised", "loss.bce=0", "loss.focal=1", "loss.focal_alpha=0.7"), 2, "complete"),
     "full discs": (("algorithm.name=supervised", "target.core=1", "target.ring=1"), 2, "complete"),
     "centred": (("algorithm.name=supervised", "train.centred=0.5"), 2, "complete"),
+    "clicks": (("algorithm.name=self_training",), 2, "partial"),
 }
 """Healthy trainings: settings, labelled micrographs, what labels are."""
 

@@ -64,7 +64,7 @@ class TrainSettings:
     cosine. ``clip_norm`` bounds the norm of the gradient, 0 for none. ``average`` is the span of the running
     average of the weights as a share of the steps. ``holdout`` is the share of the labels kept for validation.
     ``centred`` is the share of labelled crops cut around a label, for balanced sampling: by default none where
-    labels are complete, half of them where they are partial. ``start_from`` is a run whose weights are the start:
+    labels are complete, half of them while partial ones teach. ``start_from`` is a run whose weights are the start:
     training in two stages.
     """
 
