@@ -294,6 +294,13 @@ def test_partial_labels_make_precision_a_lower_bound(tmp_path, shown):
     run = make_run(tmp_path / "run", shown, labels_are="partial")
     assert "lower bound" in parsed(write_report(run, shown)).text
     assert "lower bound" not in parsed(write_report(make_run(tmp_path / "other", shown), shown)).text
+    assert "before it picked" not in parsed(write_report(run, shown)).text
+
+
+def test_a_student_of_clicks_is_said_to_have_learned_from_picks(tmp_path, shown):
+    run = make_run(tmp_path / "run", shown, labels_are="partial")
+    run.write_json("model.json", run.facts() | {"students": 1})
+    assert "from what a network before it picked beside them" in parsed(write_report(run, shown)).text
 
 
 def test_commands_name_this_run(tmp_path, shown):

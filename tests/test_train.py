@@ -98,10 +98,10 @@ def test_a_stop_while_preparing_loses_no_prepared_micrograph(data: Path) -> None
 def test_an_unfinished_run_goes_on_only_with_its_own_settings_and_labels(data: Path) -> None:
     stop = threading.Event()
     run(data, "parts", stop=stop, at=4)
-    with pytest.raises(InputError, match="other settings or data"):
+    with pytest.raises(InputError, match="other settings, data or version"):
         run(data, "parts", "train.rate=0.002")
     (data / "labels" / "m1.csv").write_text("x,y\n20,20\n60,60\n100,100\n")
-    with pytest.raises(InputError, match="other settings or data"):
+    with pytest.raises(InputError, match="other settings, data or version"):
         run(data, "parts")
 
 
@@ -263,5 +263,5 @@ def test_a_micrograph_that_changed_is_not_taken_for_the_old_one(data: Path) -> N
     stop = threading.Event()
     run(data, "parts", stop=stop, at=4)
     write_mrc(data / "mics" / "m0.mrc", np.random.default_rng(5).normal(size=(160, 160)).astype(np.float32), 2.0)
-    with pytest.raises(InputError, match="other settings or data"):
+    with pytest.raises(InputError, match="other settings, data or version"):
         run(data, "parts")
