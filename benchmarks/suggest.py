@@ -60,7 +60,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--sets", default="bgal_10017,cryoppp_10947")
     parser.add_argument("--chains", default="suggest,random0,random1,random2")
     parser.add_argument("--added", type=int, default=2, help="micrographs labelled after the first, one at a time")
-    parser.add_argument("--draws", default="0,1,2,3,4")
+    parser.add_argument("--draws", default="0,1,2,3")
     parser.add_argument("--on", choices=("test", "rest"), default="test")
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--jobs", type=int, default=1)
