@@ -53,7 +53,7 @@ def test_clicks_too_few_to_hold_any_out_never_lead_to_a_student(tmp_path: Path) 
     folder = write_toy(tmp_path, micrographs=2, labelled=2)
     for path in (folder / "labels").iterdir():
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
-    data = examined(folder, tmp_path / "scratch", "train.holdout=0.2")
+    data = examined(folder, tmp_path / "scratch", "algorithm.name=self_training")
     found = NoopConfig().check(Data(replace(data.collection, complete=False), data.config, tmp_path / "partial"))
     assert (found.verdict, found.code) == ("warn", "UNSUP_INACTIVE")
     assert "self_training wants to pick what was clicked on, but too few labels are held out" in found.sentence

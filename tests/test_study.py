@@ -191,11 +191,11 @@ def test_clicks_are_partial_labels_for_algorithms_that_take_them(data: Path, alg
 
 
 def test_the_default_shares_the_runs_of_what_it_stands_for(data: Path) -> None:
-    rows = {name: {"algorithm": {"name": name}} for name in ("auto", "supervised", "self_training")}
+    rows = {name: {"algorithm": {"name": name}} for name in ("auto", "supervised", "pu")}
     cells, _ = planned(study(rows=rows, ratios=[0.5], particles=[20], seeds=[0]), collected(data))
     keys = {(cell.row, cell.amount.kind): cell.key for cell in cells}
     assert keys["auto", "ratio"] == keys["supervised", "ratio"]
-    assert keys["auto", "particles"] == keys["self_training", "particles"] != keys["supervised", "particles"]
+    assert keys["auto", "particles"] == keys["pu", "particles"] != keys["supervised", "particles"]
 
 
 def test_a_second_stage_comes_after_its_first_and_never_has_fewer_labels(data: Path) -> None:
