@@ -2,6 +2,7 @@
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def test_a_run_that_was_stopped_ends_in_the_bytes_of_one_that_was_not(data: Path
 def test_a_stop_while_tiles_are_cut_ahead_changes_nothing(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes effect after the step of those tiles: at 1, a step that is recorded, the next ones are being cut."""
     settings = "train.validate_every=5", "train.save_every=5", "train.steps=9"
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
     run(data, "whole", *settings)
     stop = threading.Event()
     for record in train(collection(data), configured(data, *settings), data / "parts", stop=stop):
@@ -76,7 +78,8 @@ def test_a_stop_while_tiles_are_cut_ahead_changes_nothing(data: Path, monkeypatc
     assert isinstance(record, Trained)
     assert (record.stopped, record.steps) == (True, 2)
     run(data, "parts", *settings)
-    monkeypatch.setattr(Trainer, "_foreseen", lambda self: False)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", None)
     run(data, "in-turn", *settings)
     assert weights(data / "parts") == weights(data / "whole") == weights(data / "in-turn")
 
