@@ -17,7 +17,7 @@ from verglas.io.collections import collect
 from verglas.io.micrographs import write_mrc
 from verglas.records import Note, Prepared, Progress, Record, Trained, Validated
 from verglas.runs import Run
-from verglas.train import Trainer, resolved_device, train, update_average
+from verglas.train import resolved_device, train, update_average
 from verglas.types import Collection
 
 
