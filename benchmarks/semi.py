@@ -3,7 +3,7 @@
     python benchmarks/semi.py --jobs 2                                  # one label, every algorithm, test micrographs
     python benchmarks/semi.py --labelled 1,2,5 --algorithms supervised,auto --pools rest,with-test
     python benchmarks/semi.py --on rest --sets bgal_10017               # choosing settings: never on test micrographs
-    python benchmarks/semi.py --clicks 10,30,100 --algorithms pu,self_training,background,complete
+    python benchmarks/semi.py --clicks 10,30,100 --algorithms pu,auto,self_training,background,complete
     python benchmarks/semi.py --table                                   # print what is in the results
 
 Each row of ``results/semi.jsonl`` is one training; a row that is there is not computed again. Draw d labels the
@@ -13,8 +13,8 @@ the ``rest`` of those not on the test list, or these and the test images ``with-
 ``--on rest`` figures are of the micrographs that are neither labelled nor test.
 
 With ``--clicks n`` only n labels, drawn at random, of three micrographs are given: ``background`` takes the rest of
-these micrographs for background, ``pu`` and ``self_training`` leave it open, ``complete`` has all labels of the same
-micrographs.
+these micrographs for background, ``pu`` and ``self_training`` leave it open, ``auto`` lets the general network complete
+the labels if it can, ``complete`` has all labels of the same micrographs.
 """
 
 import argparse
@@ -41,7 +41,7 @@ SETS = ("bgal_10017", "cryoppp_10059", "cryoppp_10947", "klh")
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "semi.jsonl"
 CLICKED, NO_SKILL = 3, 0.05
-STAGES = ("come in", "are picked", "back to")
+STAGES = ("come in", "are picked", "back to", "what was clicked")
 FIGURES = ("ap@0.5", "f1@0.5", "best_f1@0.5", "ap@0.3", "f1@0.3")
 
 

@@ -20,7 +20,7 @@ from verglas.batch import Labelled
 from verglas.errors import InputError
 from verglas.gates import RULES, Guard, Rule
 from verglas.io.collections import collect
-from verglas.materials import ALONE, ALONE_PARTIAL, chosen_algorithm, gather, gathered
+from verglas.materials import AUTO, AUTO_PARTIAL, chosen_algorithm, gather, gathered
 from verglas.records import Note, Record, Ruled, Trained, Validated
 from verglas.runs import Run
 from verglas.train import Trainer, _streams, train
@@ -139,8 +139,8 @@ def ruling(action: Any, condition: Callable[[Any], bool] = within) -> Rule:
 
 
 def test_auto_says_what_it_chose(data: Path, tmp_path: Path) -> None:
-    assert Note(f"algorithm: {ALONE}") in run(data, tmp_path / "a")
-    assert Run.open(tmp_path / "a").facts()["algorithm"] == ALONE
+    assert Note(f"algorithm: {AUTO}") in run(data, tmp_path / "a")
+    assert Run.open(tmp_path / "a").facts()["algorithm"] == AUTO
 
 
 def test_without_unlabelled_micrographs_auto_is_supervised(tmp_path: Path) -> None:
@@ -148,11 +148,15 @@ def test_without_unlabelled_micrographs_auto_is_supervised(tmp_path: Path) -> No
     assert chosen_algorithm(collection(folder), configured(folder)).name == "supervised"
 
 
-def test_with_partial_labels_auto_takes_what_is_not_labelled_for_unknown(data: Path, tmp_path: Path) -> None:
+def test_with_partial_labels_auto_takes_what_is_not_labelled_for_unknown(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the general network does not know what was clicked."""
+    monkeypatch.setattr("verglas.completion.LEAST_SKILL", 1.1)
     partial = replace(collection(data), complete=False)
     records = list(train(partial, configured(data), tmp_path / "a"))
-    assert Note(f"algorithm: {ALONE_PARTIAL}") in records
-    assert Run.open(tmp_path / "a").facts()["algorithm"] == ALONE_PARTIAL == "pu"
+    assert Note(f"algorithm: {AUTO_PARTIAL}") in records
+    assert Run.open(tmp_path / "a").facts()["algorithm"] == AUTO_PARTIAL == "self_training"
 
 
 @pytest.mark.parametrize("kept", [False, True])

@@ -7,8 +7,8 @@
     python benchmarks/peers/compare.py --table          # print what is in the results; so with --timing, --control
 
 Each row of ``results/peers.jsonl`` is one picker with one draw of labels on one set; a row that is there is not
-computed again, so an interrupted call goes on. ``--labels``: ``0`` for none (the detectors that Topaz brings), ``1``
-and ``2`` labelled micrographs, ``30c`` and ``100c`` clicks on three. Draws and test micrographs are those of
+computed again, so an interrupted call goes on. ``--labels``: ``0`` for none (the detectors that Topaz brings, and
+ours), ``1`` and ``2`` labelled micrographs, ``30c`` and ``100c`` clicks on three. Draws and test sets are those of
 ``semi.py``; ``simulated`` adds ice, carbon and crystals, with and without particles. Both pickers run as programs, on
 one thread but for ``--timing``, and are scored as ``verglas evaluate`` does. README.md says how Topaz is run.
 """
@@ -40,7 +40,8 @@ from verglas.types import PickSet
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "peers.jsonl"
 SETS = ("bgal_10017", "cryoppp_10059", "cryoppp_10947", "klh", SIMULATED)
-GROUPS = (DETECTORS, ("verglas", "verglas supervised"), ("topaz", "topaz from scratch"))
+UNTAUGHT = (*DETECTORS, "verglas general")
+GROUPS = (UNTAUGHT, ("verglas", "verglas supervised"), ("topaz", "topaz from scratch"))
 RADII, FIGURES = ("0.5", "0.3"), ("ap", "f1", "best_f1")
 
 
@@ -78,7 +79,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def _cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the rows to be made: detectors first, then verglas, then Topaz trained, draw by draw."""
     for group in GROUPS:
-        for draw in [0] if group is DETECTORS or options.timing else map(int, options.draws.split(",")):
+        for draw in [0] if group is UNTAUGHT or options.timing else map(int, options.draws.split(",")):
             for amount in options.labels.split(","):
                 for name in options.sets.split(","):
                     for method in group:
@@ -90,7 +91,7 @@ def _cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def _meant(method: str, amount: str, timing: bool) -> bool:
     """Tell whether a picker goes with these labels: with complete ones, verglas is supervised anyway."""
-    if method in DETECTORS:
+    if method in UNTAUGHT:
         return amount == "0"
     if timing:
         return amount == "1" and method in ("verglas", "topaz")

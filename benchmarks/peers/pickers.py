@@ -122,6 +122,15 @@ def verglas(task: Task, _: int | None) -> Outcome:
     return Outcome(found, train, pick, {"ran": ran})
 
 
+def general(task: Task, _: int | None) -> Outcome:
+    """Pick with the network that comes with verglas, at its own threshold; it lists peaks only."""
+    out = task.work / "found.star"
+    targets = [word for image in task.targets() for word in ("-m", image)]
+    diameter = "--diameter-px", task.material.diameter_px
+    pick = _verglas(task, "pick", "general", "--out", out, *diameter, *targets)
+    return Outcome(read_picks(out), Cost(), pick, {"ran": "general"})
+
+
 def _verglas(task: Task, *arguments: object) -> Cost:
     command = [sys.executable, "-c", "from verglas.cli import main; main()", *map(str, arguments)]
     return run(command, {**os.environ, "OMP_NUM_THREADS": str(task.threads)}, task.work / "verglas.log")
@@ -129,6 +138,7 @@ def _verglas(task: Task, *arguments: object) -> Cost:
 
 PICKERS: dict[str, Callable[[Task, int | None], Outcome]] = {
     **dict.fromkeys(DETECTORS, pretrained),
+    "verglas general": general,
     "verglas": verglas,
     "verglas supervised": verglas,
     "topaz": trained,

@@ -62,6 +62,7 @@ def train(config: "RunConfig", out: str | Path, *, stop: threading.Event | None 
     """Learn to pick from labelled micrographs and leave a run folder; go on where an earlier call was stopped."""
     from verglas.doctor import examined, examined_run
     from verglas.reporting import lacks_report, trained_summary
+    from verglas.runs import Run
     from verglas.train import train as learn
 
     collected = _collect(config)
@@ -75,6 +76,7 @@ def train(config: "RunConfig", out: str | Path, *, stop: threading.Event | None 
             yield end
         if not isinstance(end, Trained) or end.stopped:
             return
+    collection = Run(folder).completed(collection)
     told = {one.code for one in _faults(before)}
     after = examined_run(folder, collection, known=before, figures=False)
     yield from (one for one in _faults(after) if one.code not in told)
@@ -110,6 +112,7 @@ def doctor(
     collected = _collect(config)
     yield from _said(collected)
     collection, found = collected.collection, list[Record]()
+    collection = collection if run is None else Run(Path(run)).completed(collection)
     records = examined(collection, config, checks, slow) if run is None else examined_run(run, collection, checks, slow)
     for record in records:
         found.append(record)
@@ -126,6 +129,8 @@ def pick(
     *,
     threshold: float | None = None,
     expected_precision: float | None = None,
+    diameter_px: float | None = None,
+    diameter_angstrom: float | None = None,
     pixel_size_angstrom: float | None = None,
     device: str = "auto",
     maps: str | Path | None = None,
@@ -135,6 +140,11 @@ def pick(
 
     Parameters
     ----------
+    run
+        The folder of a training, or ``general``: the network that comes with verglas, for particles nobody labelled.
+    diameter_px, diameter_angstrom
+        One of the two where it is not that of the training, as in micrographs of another pixel size; ``general`` has
+        none of its own.
     out
         The pick file, ``.star``. Repeated with the same inputs, the call goes on where it was stopped.
     threshold, expected_precision
@@ -142,9 +152,10 @@ def pick(
     maps
         A folder for the probability maps, which ``evaluate`` can take for pixel figures.
     """
-    from verglas.io.collections import find_micrographs
+    from verglas.io.collections import diameter_in_px, find_micrographs
     from verglas.picker import Picker
     from verglas.picking import pick_into, threshold_of
+    from verglas.runs import Run
     from verglas.train import resolved_device
 
     if not micrographs:
@@ -154,6 +165,9 @@ def pick(
     told = pixel_size_angstrom or picker.config.data.pixel_size_angstrom
     found = find_micrographs(micrographs, pixel_size_angstrom=told)
     yield from _said(found)
+    if Run.open(run).any_particle or diameter_px is not None or diameter_angstrom is not None:
+        size = next((m.pixel_size_angstrom for m in found.micrographs), None)
+        picker = picker.for_diameter(diameter_in_px(found.micrographs, diameter_px, diameter_angstrom), size)
     yield from pick_into(out, picker, found, chosen, how, maps=maps, stop=stop)
 
 

@@ -235,23 +235,29 @@ def study_report(folder: Path, gaps: Gaps = False, as_json: AsJson = False) -> N
 
 @app.command()
 def pick(
-    run: Path,
+    run: Annotated[Path, typer.Argument(help="The folder of a training, or 'general' for no training at all.")],
     out: Annotated[Path, typer.Option(help="The pick file to write, .star.")],
     micrographs: Micrographs = None,
     threshold: Annotated[float | None, typer.Option(help="The score from which a candidate counts.")] = None,
     expected_precision: Annotated[
         float | None, typer.Option(help="Let validation find the threshold for this.")
     ] = None,
+    diameter_px: DiameterPx = None,
+    diameter_angstrom: DiameterAngstrom = None,
     pixel_size_angstrom: PixelSize = None,
     device: Device = None,
     maps: Annotated[Path | None, typer.Option(help="Also keep the probability maps, in this folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Pick micrographs with a trained run. Repeat the command to go on after an interruption."""
+    """Pick micrographs with a trained run, or without one: `verglas pick general` needs the diameter and no labels.
+
+    Repeat the command to go on after an interruption.
+    """
     with stop_on_signal() as stop:
         stream = api.pick(
             run, micrographs or [], out, threshold=threshold, expected_precision=expected_precision,
-            pixel_size_angstrom=pixel_size_angstrom, device=device or "auto", maps=maps, stop=stop,
+            diameter_px=diameter_px, diameter_angstrom=diameter_angstrom, pixel_size_angstrom=pixel_size_angstrom,
+            device=device or "auto", maps=maps, stop=stop,
         )  # fmt: skip
         _show(stream, as_json, stop)
 

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.spatial import cKDTree
 
+from verglas.completion import joined
 from verglas.config import RunConfig
 from verglas.data import Cropping, Stored
 from verglas.materials import Materials, cropping
-from verglas.types import Collection, Image, Picks, nothing
+from verglas.types import Collection, Image, Picks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,9 +50,4 @@ class Lessons:
 
     def completed(self, picks: Picks) -> Picks:
         """Return the labels of a micrograph, and the picks further than half a diameter from each."""
-        labels = self.collection.picks.get(picks.micrograph, nothing(picks.micrograph))
-        distance = cKDTree(labels.xy).query(picks.xy)[0] if len(picks) else np.zeros(0)
-        others = picks.where(distance > self.collection.diameter_px / 2)
-        return replace(
-            picks, xy=np.concatenate([labels.xy, others.xy]), score=np.concatenate([labels.score, others.score])
-        )
+        return joined(self.collection.picks.get(picks.micrograph), picks, self.collection.diameter_px)

@@ -20,8 +20,12 @@ from verglas.ssl import Algorithm, make_algorithm
 from verglas.types import Collection, Image, Picks
 
 ALONE, ALONE_PARTIAL = "supervised", "pu"
-"""What learns from labels alone: complete ones, and those that leave particles out. ``auto`` stands for these, since no
-use of what is not labelled has gained reliably on every set (see the results)."""
+"""What learns from labels alone: complete ones, and those that leave particles out."""
+
+AUTO, AUTO_PARTIAL = "supervised", "self_training"
+"""What ``auto`` stands for, with complete labels and with clicks that nothing else completes. Beside complete labels no
+use of what is not labelled has gained reliably on every set; beside clicks on particles that the general network does
+not know, self-training has (see the results)."""
 
 CENTRED_PARTIAL = 0.5
 """Share of crops around a click, unless one is set."""
@@ -122,7 +126,7 @@ def chosen_algorithm(collection: Collection, config: RunConfig) -> Algorithm:
     if not collection.complete and not made.partial:
         raise InputError(
             "algorithm", "name", found=f"{name}, with labels that leave particles out",
-            expected=f"{ALONE_PARTIAL} or self_training",
+            expected=f"{ALONE_PARTIAL} or {AUTO_PARTIAL}",
             remedy=f"{name} takes all that is not labelled for background. Give --algorithm auto, or "
             "--labels-are complete where every particle of the labelled micrographs is labelled.",
         )  # fmt: skip
@@ -133,12 +137,12 @@ def alone(collection: Collection, config: RunConfig, chosen: Algorithm) -> Algor
     """Return what learns before unlabelled tiles come in: ``chosen`` itself, unless it teaches a student only."""
     if chosen.teacher != "picks":
         return chosen
-    return make_algorithm(stands_for("auto", complete=collection.complete), {}, config.loss)
+    return make_algorithm(ALONE if collection.complete else ALONE_PARTIAL, {}, config.loss)
 
 
 def stands_for(name: str, *, complete: bool) -> str:
     """Return the algorithm that a name asks for: ``auto`` asks for one by the labels."""
-    return name if name != "auto" else ALONE if complete else ALONE_PARTIAL
+    return name if name != "auto" else AUTO if complete else AUTO_PARTIAL
 
 
 def cropping(collection: Collection, config: RunConfig) -> Cropping:

@@ -65,6 +65,11 @@ class Picker:
         """Return a picker that finds the same in less time and can no longer be asked about its batch norms."""
         return replace(self, network=network.folded(self.network))
 
+    def for_diameter(self, diameter_px: float, pixel_size_angstrom: float | None) -> "Picker":
+        """Return a picker of particles of this diameter, on micrographs of this pixel size where it is known."""
+        recipe = replace(self.recipe, diameter_px=diameter_px)
+        return replace(self, recipe=recipe, pixel_size_angstrom=pixel_size_angstrom)
+
     def pick(self, path: str | Path) -> Picks:
         """Return all candidates of one micrograph, best first."""
         micrograph = read_micrograph(path)
@@ -109,7 +114,7 @@ class Picker:
         if ours and its and not told and abs(its / ours - 1) > _WRONG_SIZE:
             raise InputError(
                 micrograph.path, "pixel size", found=f"{its:.4g} Å", expected=f"{ours:.4g} Å, as in training",
-                remedy="Give --pixel-size-angstrom if the header is wrong; else train for this pixel size.",
+                remedy="Give --pixel-size-angstrom if the header is wrong; else the diameter in these micrographs.",
             )  # fmt: skip
         return self.recipe.prepare(read_image(micrograph, self.config.data.reading()))
 

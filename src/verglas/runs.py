@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,16 @@ from verglas.model import UNet
 from verglas.operating import AtLeast, OperatingPoint, choose_threshold
 from verglas.preprocess import Preprocess
 from verglas.records import Record, plain
-from verglas.types import Picks, PickSet
+from verglas.types import Collection, Picks, PickSet
 
 FORMAT = 1
 """Version of the folder's layout."""
+
+COMPLETED = "completed.star"
+"""Labels that a training completed, where clicks were given."""
+
+GENERAL = "general"
+"""Name of the run that comes with verglas. It learned from simulated particles of every kind (``scripts/general``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +32,17 @@ class Run:
     """An opened run folder.
 
     ``config.toml`` (resolved) · ``split.json`` · ``records.jsonl`` · ``model.safetensors`` and ``model.json`` ·
-    ``operating_point.json`` · ``doctor.json`` · ``report.html`` · while training also ``resume.pt`` and ``prepared/``.
+    ``operating_point.json`` · ``completed.star`` where labels were · ``doctor.json`` · ``report.html`` · while training
+    also ``resume.pt`` and ``prepared/``.
     """
 
     folder: Path
 
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
-        """Open a finished run; raise ``InputError`` where it is none."""
-        run = cls(Path(folder))
+        """Open a finished run, or the one that is called ``GENERAL``; raise ``InputError`` where it is none."""
+        ours = str(folder) == GENERAL and not Path(folder).exists()
+        run = cls(Path(__file__).parent / GENERAL if ours else Path(folder))
         for name in ("config.toml", "model.json", "model.safetensors"):
             if not (run.folder / name).is_file():
                 unfinished = (run.folder / "resume.pt").exists()
@@ -74,6 +82,11 @@ class Run:
         """Return the recipe that training used."""
         return self.config.recipe(self.facts()["diameter_px"])
 
+    @property
+    def any_particle(self) -> bool:
+        """Whether the diameter is to be told, because it learned no particle of its own."""
+        return bool(self.facts().get("any_particle", False))
+
     def model(self) -> UNet:
         """Load the network, ready to predict."""
         return network.load(self.folder, self.config.model)
@@ -99,6 +112,15 @@ class Run:
         """Keep what was found in the held-out areas, so that other thresholds can be chosen later."""
         for name, picks in (("candidates", candidates), ("labels", PickSet(tuple(labels.values())))):
             write_picks(self.folder / "validation" / f"{name}.star", picks, counted_only=False)
+
+    def write_labels(self, collection: Collection) -> None:
+        """Keep the labels that this training completed."""
+        write_picks(self.folder / COMPLETED, PickSet(tuple(collection.picks.values())), counted_only=False)
+
+    def completed(self, collection: Collection) -> Collection:
+        """Return the collection with the labels that this training completed, if it did."""
+        path = self.folder / COMPLETED
+        return replace(collection, picks=read_picks(path).by_name(), complete=True) if path.is_file() else collection
 
     def split(self) -> dict[str, Any]:
         """Return which micrographs had which role, and what was held out."""

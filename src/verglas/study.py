@@ -315,10 +315,9 @@ def planned(study: Study, collections: Mapping[str, Collection]) -> tuple[list[C
         pool = {*division.training, *division.unlabelled, *(division.test if study.pool == "with-test" else ())}
         algorithm = _algorithm(config, partial)
         partly: Literal["partial", "complete"] = "partial" if partial and algorithm.partial else "complete"
-        config = replace(
-            config, data=replace(config.data, micrographs=(), labels=None, labels_are=partly),
-            algorithm=replace(config.algorithm, name=algorithm.name),
-        )  # fmt: skip
+        if partly == "complete":  # of clicks ``auto`` may make complete labels, which no other name does
+            config = replace(config, algorithm=replace(config.algorithm, name=algorithm.name))
+        config = replace(config, data=replace(config.data, micrographs=(), labels=None, labels_are=partly))
         picked = algorithm.teacher == "picks" and partly == "partial"  # then it is the labelled ones that are picked
         taught |= pool if algorithm.strong_views and not picked else set()
         known = collection.by_name()
@@ -337,7 +336,7 @@ def _algorithm(config: RunConfig, partial: bool) -> Algorithm:
 def _key(cell: Cell, truth: Iterable[Picks], diameter_px: float) -> str:
     """Identify all that decides what a run ends in; names of rows and of data sets do not.
 
-    ``auto`` is known by what it stands for, so that it shares the runs of a row that names this.
+    Where labels are complete ``auto`` is known by what it stands for, so that it shares the runs of a row of that name.
     """
     settings = json.dumps(plain(asdict(cell.config)), sort_keys=True)
     digest = hashlib.blake2b(f"{__version__} {settings} {diameter_px} {cell.start}\n".encode(), digest_size=8)

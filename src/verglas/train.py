@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from verglas import __version__
 from verglas import model as network
 from verglas.batch import Batch, Labelled, Unlabelled, mapped
+from verglas.completion import CLICKS_FOUND, completed
 from verglas.config import RunConfig
 from verglas.data import Stored, labelled_batch, unlabelled_batch
 from verglas.errors import InputError
@@ -42,13 +43,11 @@ from verglas.predict import Precision, all_around, at_precision, autocast, proba
 from verglas.preprocess import Preprocess
 from verglas.ranking import average_precision, best_f1, standard_error
 from verglas.records import Note, Picked, Progress, Record, Ruled, Trained, Validated
-from verglas.runs import FORMAT, Run
+from verglas.runs import COMPLETED, FORMAT, Run
 from verglas.ssl import Algorithm
 from verglas.types import Collection, Image, Picks, PickSet
 
-CLICKS_FOUND = 0.8
-"""Share of held-out clicks that the threshold of a network which learned from clicks must find: precision cannot be
-known there."""
+T = TypeVar("T")
 
 MOST_RECALIBRATING = 8
 """Labelled micrographs that batch statistics are measured on: more would take time at each validation."""
@@ -59,7 +58,12 @@ CLIP_MEMORY = 500
 STATE = 2
 """Version of what is kept to go on from."""
 
-_BEGUN = {"config.toml", "records.jsonl", "prepared"}  # what a run holds that was stopped before its first state
+_BEGUN = {
+    "config.toml",
+    "records.jsonl",
+    "prepared",
+    COMPLETED,
+}  # what a run holds that was stopped before its first state
 
 
 def train(
@@ -77,16 +81,19 @@ def train(
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     fingerprint = _fingerprint(collection, config)
-    chosen = Note(f"algorithm: {chosen_algorithm(collection, config).name}")
+    chosen_algorithm(collection, config)  # refused before anything is written
     saved = _begin(run, config, fingerprint)
     recipe = config.recipe(collection.diameter_px)
     prepared = folder / "prepared" / fingerprint
-    run.append(chosen)
-    yield chosen
+    collection = yield from _logged(run, _whole(collection, config, run, device))
     materials = yield from _logged(run, gather(collection, config, recipe, prepared, stop))
     if materials is None:
         yield Trained(str(folder), 0, 0.0, True, None, "stopped: repeat the command to go on")
         return
+    if (folder / COMPLETED).exists():
+        holdout = materials.holdout
+        told = f"{holdout.how}, labels completed by the general network"
+        materials = replace(materials, holdout=replace(holdout, how=told))
     trainer = Trainer(config, materials, collection, device, lambda state: _save_state(run, state, fingerprint))
     if saved is not None:
         trainer.restore(saved)
@@ -547,14 +554,27 @@ def _optimiser(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.train.rate, fused=True)
 
 
-def _logged(run: Run, records: Generator[Record, None, Materials | None]) -> Generator[Record, None, Materials | None]:
+def _whole(
+    collection: Collection, config: RunConfig, run: Run, device: torch.device
+) -> Generator[Record, None, Collection]:
+    """Name the algorithm; if it is to be chosen here, and labels are clicks, try first to make them complete."""
+    if config.algorithm.name == "auto" and not collection.complete and run.completed(collection) is collection:
+        collection = yield from completed(collection, config, device)
+        if collection.complete:
+            run.write_labels(collection)
+    collection = run.completed(collection)
+    yield Note(f"algorithm: {chosen_algorithm(collection, config).name}")
+    return collection
+
+
+def _logged(run: Run, records: Generator[Record, None, T]) -> Generator[Record, None, T]:
     """Pass records on and write each down; return what they end in."""
     while True:
         try:
             record = next(records)
         except StopIteration as end:
-            materials: Materials | None = end.value
-            return materials
+            made: T = end.value
+            return made
         run.append(record)
         yield record
 

@@ -202,7 +202,7 @@ def collect(
             complete=complete,
         )
     found = find_micrographs(sources, pixel_size_angstrom=pixel_size_angstrom)
-    diameter = _diameter_px(found.micrographs, diameter_px, diameter_angstrom)
+    diameter = diameter_in_px(found.micrographs, diameter_px, diameter_angstrom)
     picks, warnings = dict[str, Picks](), list[str]()
     if labels is not None:
         picks, warnings = _join(
@@ -233,7 +233,7 @@ def collect_split(
     """
     parts = _parts(root)
     found = find_micrographs([folder for _, folder, _ in parts], pixel_size_angstrom=pixel_size_angstrom)
-    diameter = _diameter_px(found.micrographs, diameter_px, diameter_angstrom)
+    diameter = diameter_in_px(found.micrographs, diameter_px, diameter_angstrom)
     labels = _split_labels(root, found, [folder for _, _, folder in parts])
     picks, warnings = _join(found, labels, root, diameter)
     names = {role: [m.name for m in found.micrographs if m.path.parent == folder] for role, folder, _ in parts}
@@ -344,10 +344,10 @@ def _judge_outside(
     return [f"{where}: {strays} of {labels} labels are outside the picture and left out ({_first_of([*outside])})."]
 
 
-def _diameter_px(
+def diameter_in_px(
     micrographs: Sequence[Micrograph], diameter_px: float | None, diameter_angstrom: float | None
 ) -> float:
-    """Settle the one diameter of the collection, after making sure that it is one collection."""
+    """Return the one diameter of these micrographs, after making sure that they are one collection."""
     _refuse_unless_positive("diameter_px", diameter_px)
     _refuse_unless_positive("diameter_angstrom", diameter_angstrom)
     _refuse_mixture(micrographs)
