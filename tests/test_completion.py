@@ -218,6 +218,12 @@ def test_the_general_network_must_be_told_a_diameter(clicked: Path, tmp_path: Pa
     assert not (tmp_path / "picks.star").exists()
 
 
+def test_the_general_network_promises_no_precision(clicked: Path, tmp_path: Path) -> None:
+    told = {"diameter_px": DIAMETER, "expected_precision": 0.9}
+    with pytest.raises(InputError, match=r"expected precision is 0\.9 of a run that learned no particle of its own"):
+        list(api.pick(GENERAL, [clicked / "mics"], tmp_path / "picks.star", **told))
+
+
 def test_a_folder_of_that_name_goes_first(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (trained / "run").rename(trained / GENERAL)
     monkeypatch.chdir(trained)

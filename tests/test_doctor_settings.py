@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from toy import DIAMETER, SIDE, blobs, configured, write_toy
-from verglas.config import DataSettings, RunConfig
+from verglas.config import AlgorithmSettings, DataSettings, RunConfig
 from verglas.doctor.noop_config import NoopConfig, best_constant
 from verglas.doctor.pixel_sizes import PixelSizes
 from verglas.doctor.split import Split
@@ -57,6 +57,10 @@ def test_clicks_too_few_to_hold_any_out_never_lead_to_a_student(tmp_path: Path) 
     found = NoopConfig().check(Data(replace(data.collection, complete=False), data.config, tmp_path / "partial"))
     assert (found.verdict, found.code) == ("warn", "UNSUP_INACTIVE")
     assert "self_training wants to pick what was clicked on, but too few labels are held out" in found.sentence
+    unasked = replace(data.config, algorithm=AlgorithmSettings())
+    assert (
+        NoopConfig().check(Data(replace(data.collection, complete=False), unasked, tmp_path / "auto")).verdict == "ok"
+    )
 
 
 @pytest.mark.parametrize("option", ["weight", "ramp_until", "cutmix"])

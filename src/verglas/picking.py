@@ -80,6 +80,11 @@ def threshold_of(run: str | Path, threshold: float | None, precision: float | No
         raise InputError("pick", "threshold", found="--threshold and --expected-precision", expected="one of them")
     if threshold is not None:
         return threshold, "given by the user"
+    if precision is not None and opened.any_particle:
+        raise InputError(
+            "pick", "expected precision", found=f"{precision:g} of a run that learned no particle of its own",
+            expected="a run whose validation shows precision", remedy="Give --threshold, or train on some labels.",
+        )  # fmt: skip
     point = opened.operating_point() if precision is None else opened.operating_point_for(precision)
     return point.threshold, point.how
 

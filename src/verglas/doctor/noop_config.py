@@ -77,7 +77,7 @@ Noop = tuple[str, str, str, Mapping[str, Value]]
 
 
 def _found(data: Data, algorithm: Algorithm) -> Iterator[Noop]:
-    if algorithm.strong_views:
+    if algorithm.strong_views and data.config.algorithm.name != "auto":  # else nobody asked for it
         wanted = "unlabelled micrographs" if data.collection.complete else "to pick what was clicked on"
         for sentence, remedy in _inactive(data, algorithm):
             yield "UNSUP_INACTIVE", f"{algorithm.name} wants {wanted}, but {sentence}.", remedy, {}
