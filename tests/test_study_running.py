@@ -352,7 +352,9 @@ def test_a_student_that_completes_clicks_costs_time_without_unlabelled_micrograp
         plan = small(toy, rows=rows, micrographs=[], particles=[8])
         return float(list(foreseen(tasks(plan, tmp_path), 1))[-1].facts["hours"])  # type: ignore[attr-defined]
 
-    assert seconds("self_training") > 1.5 * seconds("pu")
+    alone = seconds("pu")
+    assert seconds("self_training") > 1.5 * alone
+    assert seconds("auto") > 1.5 * alone
 
 
 # --- other ways

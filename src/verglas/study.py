@@ -313,7 +313,7 @@ def planned(study: Study, collections: Mapping[str, Collection]) -> tuple[list[C
         partial = amount.kind == "particles" or config.data.labels_are == "partial"
         taught = set(labels.by_name())
         pool = {*division.training, *division.unlabelled, *(division.test if study.pool == "with-test" else ())}
-        algorithm = _algorithm(config, partial)
+        algorithm = algorithm_of(config, partial=partial)
         partly: Literal["partial", "complete"] = "partial" if partial and algorithm.partial else "complete"
         if partly == "complete":  # of clicks ``auto`` may make complete labels, which no other name does
             config = replace(config, algorithm=replace(config.algorithm, name=algorithm.name))
@@ -328,7 +328,8 @@ def planned(study: Study, collections: Mapping[str, Collection]) -> tuple[list[C
     return list(cells.values()), divisions
 
 
-def _algorithm(config: RunConfig, partial: bool) -> Algorithm:
+def algorithm_of(config: RunConfig, *, partial: bool) -> Algorithm:
+    """Return the algorithm that these settings ask for, with labels that leave particles out or not."""
     name = stands_for(config.algorithm.name, complete=not partial)
     return make_algorithm(name, config.algorithm.options, config.loss)
 

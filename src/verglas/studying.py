@@ -22,11 +22,9 @@ from verglas.config import AlgorithmSettings
 from verglas.doctor.split import closest
 from verglas.errors import InputError, check_choice, check_range
 from verglas.io._base import write_text
-from verglas.losses import Loss
 from verglas.materials import ALONE_PARTIAL
 from verglas.records import Failed, Note, Progress, Record, Studied, Summary
-from verglas.ssl import make_algorithm
-from verglas.study import Division, Study, planned, write_plan
+from verglas.study import Division, Study, algorithm_of, planned, write_plan
 from verglas.study_report import leakage, leakage_path, write_results
 from verglas.study_run import Task, Verbs, ended, failure, perform, placed, write_failure
 from verglas.types import Collection
@@ -308,7 +306,7 @@ def _trial(task: Task) -> tuple[Cost, str]:
         train, partial = cell.config.train, cell.config.data.labels_are == "partial"
         more = partial or len(cell.micrographs) > len(cell.labels.picks)
         seconds = max(0.0, whole - TRIED * each) + each * train.steps * train.batch / config.train.batch
-        made = make_algorithm(cell.config.algorithm.name, cell.config.algorithm.options, Loss())
+        made = algorithm_of(cell.config, partial=partial)
         dearer = 1 + AGAIN * made.rounds if made.teacher == "picks" else DEARER if made.strong_views else 1
         return seconds * (dearer if more else 1), size
 
