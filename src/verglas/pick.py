@@ -182,9 +182,9 @@ def _peaks(framed: Float[np.ndarray, "h w"], least: float) -> tuple[Int[np.ndarr
         return row, column
     graph = coo_array((np.ones(edges.shape[1]), (edges[0], edges[1])), shape=(len(row), len(row)))
     _, group = connected_components(graph, directed=False)
-    size = np.bincount(group)
-    off_row = row - (np.bincount(group, row) / size)[group]
-    off_column = column - (np.bincount(group, column) / size)[group]
+    size = np.bincount(group)[group]
+    off_row = row * size - np.bincount(group, row)[group]  # times the size, so that whole numbers tell equal ones
+    off_column = column * size - np.bincount(group, column)[group]
     order = np.lexsort((column, row, off_row**2 + off_column**2, group))
     chosen = np.sort(order[np.unique(group[order], return_index=True)[1]])
     return row[chosen], column[chosen]

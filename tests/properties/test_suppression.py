@@ -138,11 +138,14 @@ GRIDS = st.sampled_from([Grid(), Grid(1.5, 1.5, 4.0, 4.0), Grid(0.5, -0.25, 1.5,
 
 _AT_THE_EDGE = np.zeros((5, 5), np.int64), np.ones((5, 5), bool)
 _AT_THE_EDGE[0][2:, 3] = 4, 8, 7  # refined to 2.2 pixels from the outline, but for rounding
+_AS_CENTRAL = np.ones((3, 7), np.int64), np.zeros((3, 7), bool)
+_AS_CENTRAL[1][[0, 0, 1, 1, 2], [4, 5, 4, 6, 5]] = True  # (0, 5) and (1, 4) are as near to the mean, but for rounding
 
 
 @given(MAPS, GRIDS, st.sampled_from([2.3, 6.7, 15.1]), st.sampled_from([0.01, 0.3]), st.sampled_from([0.0, 2.2]))
 @example((np.ones((5, 7), np.int64), np.ones((5, 7), bool)), Grid(), 6.7, 0.01, 0.0)
 @example(_AT_THE_EDGE, Grid(), 2.3, 0.01, 2.2)
+@example(_AS_CENTRAL, Grid(), 2.3, 0.01, 0.0)
 @settings(max_examples=300, deadline=None)
 def test_finding_is_as_defined(drawn, grid, diameter, least, edge):
     levels, valid = drawn
