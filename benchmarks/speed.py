@@ -182,8 +182,7 @@ def large(run: Path, device: torch.device) -> dict[str, Any]:
 def picker_for(run: Path, pixel_size_angstrom: float, device: torch.device) -> Picker:
     """Return the picker of the verb ``pick``, for particles of 190 Å at this pixel size."""
     made = Picker.load(run, device=device).folded()
-    recipe = replace(made.recipe, diameter_px=190 / pixel_size_angstrom)
-    return replace(made, recipe=recipe, pixel_size_angstrom=None)
+    return made.for_diameter(190 / pixel_size_angstrom, None)
 
 
 def simulated(run: Path, side: int, pixel_size_angstrom: float, particles: float = 400.0) -> Path:

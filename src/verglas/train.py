@@ -58,12 +58,8 @@ CLIP_MEMORY = 500
 STATE = 2
 """Version of what is kept to go on from."""
 
-_BEGUN = {
-    "config.toml",
-    "records.jsonl",
-    "prepared",
-    COMPLETED,
-}  # what a run holds that was stopped before its first state
+_BEGUN = {"config.toml", "records.jsonl", "prepared", COMPLETED}
+"""What a run holds that was stopped before its first state."""
 
 
 def train(
@@ -85,7 +81,12 @@ def train(
     saved = _begin(run, config, fingerprint)
     recipe = config.recipe(collection.diameter_px)
     prepared = folder / "prepared" / fingerprint
-    collection = yield from _logged(run, _whole(collection, config, run, device))
+    collection = run.completed(collection)
+    if saved is None:
+        collection = yield from _logged(run, _whole(collection, config, run, device))
+    chosen = Note(f"algorithm: {chosen_algorithm(collection, config).name}")
+    run.append(chosen)
+    yield chosen
     materials = yield from _logged(run, gather(collection, config, recipe, prepared, stop))
     if materials is None:
         yield Trained(str(folder), 0, 0.0, True, None, "stopped: repeat the command to go on")
@@ -557,14 +558,13 @@ def _optimiser(model: nn.Module, config: RunConfig) -> torch.optim.AdamW:
 def _whole(
     collection: Collection, config: RunConfig, run: Run, device: torch.device
 ) -> Generator[Record, None, Collection]:
-    """Name the algorithm; if it is to be chosen here, and labels are clicks, try first to make them complete."""
-    if config.algorithm.name == "auto" and not collection.complete and run.completed(collection) is collection:
-        collection = yield from completed(collection, config, device)
-        if collection.complete:
-            run.write_labels(collection)
-    collection = run.completed(collection)
-    yield Note(f"algorithm: {chosen_algorithm(collection, config).name}")
-    return collection
+    """Make clicks complete labels, if that can be and no algorithm was named that is to have the clicks."""
+    if config.algorithm.name != "auto" or collection.complete:
+        return collection
+    made = yield from completed(collection, config, device)
+    if made.complete:
+        run.write_labels(made)
+    return run.completed(collection)  # as it is read when the training goes on
 
 
 def _logged(run: Run, records: Generator[Record, None, T]) -> Generator[Record, None, T]:
