@@ -101,6 +101,14 @@ def test_it_stands_aside_where_too_few_clicks_are_found(clicked: Path) -> None:
         assert made_of(given, clicked)[0].complete == whole
 
 
+def test_it_stands_aside_where_clicks_are_found_but_hardly_told_from_the_rest(
+    clicked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = collection(clicked)
+    monkeypatch.setattr("verglas.completion.LEAST_SKILL", 1.0)  # it has a little less
+    assert made_of(given, clicked)[0] is given
+
+
 def test_without_a_click_it_stands_aside(clicked: Path) -> None:
     given = collection(clicked, [])
     assert made_of(given, clicked)[0] is given

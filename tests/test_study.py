@@ -191,11 +191,11 @@ def test_clicks_are_partial_labels_for_algorithms_that_take_them(data: Path, alg
 
 
 def test_the_default_shares_the_runs_of_what_it_stands_for_where_labels_are_complete(data: Path) -> None:
-    rows = {name: {"algorithm": {"name": name}} for name in ("auto", "supervised", "pu")}
+    rows = {name: {"algorithm": {"name": name}} for name in ("auto", "supervised", "pu", "self_training")}
     cells, _ = planned(study(rows=rows, ratios=[0.5], particles=[20], seeds=[0]), collected(data))
     keys = {(cell.row, cell.amount.kind): cell.key for cell in cells}
     assert keys["auto", "ratio"] == keys["supervised", "ratio"]
-    assert len({keys[row, "particles"] for row in rows}) == 3
+    assert len({keys[row, "particles"] for row in rows}) == 4
 
 
 def test_a_second_stage_comes_after_its_first_and_never_has_fewer_labels(data: Path) -> None:
