@@ -294,6 +294,10 @@ def test_partial_labels_make_precision_a_lower_bound(tmp_path, shown):
     run = make_run(tmp_path / "run", shown, labels_are="partial")
     assert "lower bound" in parsed(write_report(run, shown)).text
     assert "lower bound" not in parsed(write_report(make_run(tmp_path / "other", shown), shown)).text
+    (run.folder / "completed.star").touch()
+    text = parsed(write_report(run, shown)).text
+    assert "lower bound" not in text
+    assert "how far this run agrees with both" in text
     assert "before it picked" not in parsed(write_report(run, shown)).text
 
 

@@ -117,10 +117,16 @@ class Run:
         """Keep the labels that this training completed."""
         write_picks(self.folder / COMPLETED, PickSet(tuple(collection.picks.values())), counted_only=False)
 
+    @property
+    def completes(self) -> bool:
+        """Whether this training completed labels."""
+        return (self.folder / COMPLETED).is_file()
+
     def completed(self, collection: Collection) -> Collection:
         """Return the collection with the labels that this training completed, if it did."""
-        path = self.folder / COMPLETED
-        return replace(collection, picks=read_picks(path).by_name(), complete=True) if path.is_file() else collection
+        if not self.completes:
+            return collection
+        return replace(collection, picks=read_picks(self.folder / COMPLETED).by_name(), complete=True)
 
     def split(self) -> dict[str, Any]:
         """Return which micrographs had which role, and what was held out."""

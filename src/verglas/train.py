@@ -91,7 +91,7 @@ def train(
     if materials is None:
         yield Trained(str(folder), 0, 0.0, True, None, "stopped: repeat the command to go on")
         return
-    if (folder / COMPLETED).exists():
+    if run.completes:
         holdout = materials.holdout
         told = f"{holdout.how}, labels completed by the general network"
         materials = replace(materials, holdout=replace(holdout, how=told))
