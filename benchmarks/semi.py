@@ -71,6 +71,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--on", choices=("test", "rest"), default="test")
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--over-defaults", action="store_true", help="gains of --set instead of those of algorithms")
     parser.add_argument("--table", action="store_true")
     return parser.parse_args(arguments)
 
@@ -155,15 +156,19 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _table(rows: list[dict[str, Any]], options: argparse.Namespace) -> Iterator[str]:
-    """Yield a table in Markdown: means over draws, and the paired gain in AP over the first algorithm listed."""
+    """Yield a table in Markdown: means over draws, and the paired gain in AP.
+
+    It is that over the first algorithm listed, or ``--over-defaults`` over the same algorithm without ``--set``.
+    """
     kind = "clicks" if options.clicks else "labelled"
     counts = [int(c) for c in (options.clicks or options.labelled).split(",")]
     names = options.algorithms.split(",")
-    chosen = {
-        (r["set"], r[kind], r["algorithm"], r["pool"], r["draw"]): r for r in rows
-        if r["on"] == options.on and r["settings"] == sorted(options.set) and kind in r
-        and r["pool"] in ("none", *options.pools.split(","))
-    }  # fmt: skip
+    chosen, usual = (
+        {(r["set"], r[kind], r["algorithm"], r["pool"], r["draw"]): r for r in rows
+         if r["on"] == options.on and r["settings"] == settings and kind in r
+         and r["pool"] in ("none", *options.pools.split(","))}
+        for settings in (sorted(options.set), [])
+    )  # fmt: skip
     headings = ["data", kind, "algorithm", "pool", "draws", "AP .5 D", "gain (95 % interval)", "F1 .5 D", "AP .3 D",
                 "gain .3 D", "F1 .3 D", "s"]  # fmt: skip
     yield "| " + " | ".join(headings) + " |"
@@ -172,7 +177,8 @@ def _table(rows: list[dict[str, Any]], options: argparse.Namespace) -> Iterator[
                    key=lambda c: (c[0], c[1], c[2] != "none", c[2], c[3]))  # fmt: skip
     for name, count, pool, index in cells:
         group = {k[4]: r for k, r in chosen.items() if k[:4] == (name, count, names[index], pool)}
-        base = {k[4]: r for k, r in chosen.items() if k[:4] == (name, count, names[0], "none")}
+        over = (usual, names[index], pool) if options.over_defaults else (chosen, names[0], "none")
+        base = {k[4]: r for k, r in over[0].items() if k[:4] == (name, count, *over[1:])}
         seconds = f"{statistics.median(r['train_seconds'] for r in group.values()):.0f}"
         figures = [_mean(group, "ap@0.5"), _gain(group, base, "ap@0.5"), _mean(group, "f1@0.5"),
                    _mean(group, "ap@0.3"), _gain(group, base, "ap@0.3"), _mean(group, "f1@0.3")]  # fmt: skip

@@ -5,12 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from toy import SETTINGS
+from verglas.io.picks import read_picks
+from verglas.records import Note
 
 COMMAND = [sys.executable, "-c", "from verglas.cli import main; main()"]
 
@@ -88,6 +92,51 @@ def test_a_threshold_says_which_candidates_count_and_loses_none(trained: Path) -
     assert counted[0] < counted[1]
 
 
+def test_a_number_of_particles_finds_the_threshold_that_keeps_so_many(trained: Path) -> None:
+    pick = ["pick", "run", "--micrographs", "mics", "--json", "--particles-per-micrograph"]
+    some = json.loads(verglas(*pick, "25", "--out", "some.star", cwd=trained).stdout)
+    assert "keeps 25 picks a micrograph on average" in some["threshold_how"]
+    picks = read_picks(trained / "some.star")
+    assert sum(len(part.above(some["threshold"])) for part in picks) == 25 * 5
+    assert len({len(part.above(some["threshold"])) for part in picks}) > 1
+    every = json.loads(verglas(*pick, "1e6", "--out", "all.star", cwd=trained).stdout)
+    assert every["threshold"] == 0
+
+
+def test_a_number_of_particles_is_of_all_micrographs_also_those_picked_before_an_interruption(trained: Path) -> None:
+    from verglas import api
+
+    stop, out = threading.Event(), trained / "p.star"
+    stop.set()  # after the first micrograph
+    some = [trained / "mics" / f"m{n}.mrc" for n in (2, 3)]
+    list(api.pick(trained / "run", some, out, particles_per_micrograph=25, stop=stop))
+    *_, end = api.pick(trained / "run", some, out, particles_per_micrograph=25)
+    *_, whole = api.pick(trained / "run", some, trained / "q.star", particles_per_micrograph=25)
+    assert end.facts["threshold"] == whole.facts["threshold"]
+    assert out.read_bytes() == (trained / "q.star").read_bytes()
+
+
+def test_a_thorough_look_scores_otherwise_and_does_not_go_on_from_a_plain_one(trained: Path) -> None:
+    from verglas import api
+
+    stop = threading.Event()
+    stop.set()  # after the first micrograph
+    some, out = [trained / "mics" / f"m{n}.mrc" for n in (2, 3)], trained / "p.star"
+    list(api.pick(trained / "run", some, out, stop=stop))
+    records = list(api.pick(trained / "run", some, out, thorough=True))
+    assert not [record for record in records if isinstance(record, Note) and "goes on" in record.text]
+    done = verglas(
+        "pick", "run", "--micrographs", "mics/m[23].mrc", "--thorough", "--out", "q.star", "--json", cwd=trained
+    )
+    facts = json.loads(done.stdout)
+    assert (facts["micrographs"], facts["thorough"]) == (2, True)
+    thorough, again = (read_picks(trained / name).by_name()["m2"] for name in ("p.star", "q.star"))
+    list(api.pick(trained / "run", some, trained / "plain.star"))
+    plain = read_picks(trained / "plain.star").by_name()["m2"]
+    assert np.array_equal(thorough.score, again.score)
+    assert not np.array_equal(thorough.score[:20], plain.score[:20])
+
+
 def test_some_bad_micrographs_end_in_partial(trained: Path) -> None:
     (trained / "mics" / "m3.mrc").write_bytes(b"not an image")
     bad = trained / "mics" / "m4.mrc"
@@ -122,6 +171,9 @@ PICK = ["pick", "run", "--micrographs", "mics", "--out"]
         (["pick", "mics", "--micrographs", "mics", "--out", "p.star"], 3, "finished training"),
         ([*PICK, "p.csv"], 3, "verglas export"),
         ([*PICK, "p.star", *BOTH_THRESHOLDS], 3, "one of them"),
+        ([*PICK, "p.star", "--threshold", "0.5", "--particles-per-micrograph", "9"], 3, "one of them"),
+        ([*PICK, "p.star", "--particles-per-micrograph", "0"], 3, "a number above 0"),
+        ([*PICK, "p.star", "--particles-per-micrograph", "inf"], 3, "a number above 0"),
         (["evaluate", "labels/m0.csv", "--labels", "truth"], 3, "--diameter-px"),
         (["fly"], 2, "No such command"),
     ],

@@ -249,3 +249,9 @@ def test_settings_of_the_recipe_have_the_recipes_defaults() -> None:
     for field in fields(settings):
         assert getattr(settings, field.name) == getattr(recipe, field.name)
     assert {field.name for field in fields(recipe)} == {field.name for field in fields(settings)} | {"diameter_px"}
+
+
+@pytest.mark.parametrize("value", ["-1", "atuo"])
+def test_a_setting_of_several_kinds_is_named_as_it_is_written(value: str) -> None:
+    with pytest.raises(InputError, match=r"--set: search\.edge_px is '?(-1|atuo)'?; .*greater than or equal to 0|auto"):
+        RunConfig().with_settings([f"search.edge_px={value}"])

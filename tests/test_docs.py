@@ -70,10 +70,18 @@ def test_the_readme_begins_with_the_demo_and_the_tests() -> None:
     assert tests == ". .venv/bin/activate && pip install '.[test]' && pytest"
 
 
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of the headings of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
 def test_every_link_leads_somewhere() -> None:
     for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
-        for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
-            assert target.startswith("https://") or (path.parent / target).exists(), f"{path.name}: {target}"
+        for target, _, part in (link.partition("#") for link in re.findall(r"\]\(([^)]+)\)", path.read_text("utf-8"))):
+            page = path.parent / target if target else path
+            assert target.startswith("https://") or page.exists(), f"{path.name}: {target}"
+            assert not part or part in anchors(page), f"{path.name}: {target}#{part}"
 
 
 def test_the_manual_names_every_format() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from verglas.labels import label_facts
+from verglas.labels import label_facts, margin_px
 from verglas.types import Collection, Grid, Image, Micrograph, Picks
 
 H, W, DIAMETER = 240, 320, 24.0
@@ -116,3 +116,39 @@ def test_labels_outside_the_picture_do_no_harm() -> None:
     far = Picks("m0", np.concatenate([particles(0), [[1e6, -1e6]]]), np.ones(26))
     facts = label_facts(Collection(data.micrographs, {"m0": far}, DIAMETER), images)
     assert facts.warnings == ()
+
+
+def _spread(count: int, margin: float, *, micrographs: int = 1, strays: int = 0, diameter: float = 30.0) -> Collection:
+    """Return labels spread evenly but for a margin along the border, and a few that lie there all the same."""
+    generator, shape = np.random.default_rng(0), (400, 500)
+    made = tuple(Micrograph(f"m{n}", Path(f"m{n}.mrc"), shape) for n in range(micrographs))
+    low, high = (margin, margin), (499 - margin, 399 - margin)
+    picks = {one.name: Picks(one.name, generator.uniform(low, high, (count, 2)), np.ones(count)) for one in made}
+    if strays:
+        along = np.stack([generator.uniform(0, 499, strays), np.full(strays, 2.0)], 1)
+        picks["m0"] = Picks("m0", np.concatenate([picks["m0"].xy, along]), np.ones(count + strays))
+    return Collection(made, picks, diameter)
+
+
+@pytest.mark.parametrize("strays", [0, 2])
+def test_the_margin_that_labels_keep_is_found_though_a_few_lie_within(strays: int) -> None:
+    for given in (_spread(600, 22.0, strays=strays), _spread(300, 22.0, micrographs=2, strays=strays)):
+        assert 22.5 <= margin_px(given) <= 22.5 / 0.85
+
+
+@pytest.mark.parametrize("seed_and_count", [(seed, count) for seed in range(5) for count in (100, 300, 600)])
+def test_labels_that_go_up_to_the_border_keep_no_margin_to_speak_of(seed_and_count: tuple[int, int]) -> None:
+    seed, count = seed_and_count
+    xy = np.random.default_rng(seed).uniform((0, 0), (499, 399), (count, 2))
+    given = Collection((Micrograph("m", Path("m.mrc"), (400, 500)),), {"m": Picks("m", xy, np.ones(count))}, 30.0)
+    assert margin_px(given) < 300 * 3.1 / count
+
+
+def test_a_margin_is_a_diameter_at_most_and_a_few_clicks_say_nothing_of_one() -> None:
+    assert margin_px(_spread(600, 80.0)) == 30.0
+    assert margin_px(_spread(600, 80.0, diameter=50.0)) == 50.0
+    assert margin_px(_spread(10, 80.0)) == 0.0
+    nothing = Collection(
+        (Micrograph("m", Path("m.mrc"), (400, 500)),), {"m": Picks("m", np.zeros((0, 2)), np.ones(0))}, 30
+    )
+    assert margin_px(nothing) == 0.0

@@ -177,6 +177,22 @@ def test_a_shift_of_all_picks_is_reported(data: Path) -> None:
     assert compare.offset_px(shifted, spread_out) == [0.5, -1.0]
 
 
+def test_picks_far_from_every_label_are_counted_and_so_is_the_area_where_they_may_be(data: Path) -> None:
+    given = replace(material.Material.open(data), diameter_px=8.0)
+    truth = {name: Picks(name, np.array([[20.0, 20]]), np.ones(1)) for name in given.test}
+    told = replace(given, truth=truth)
+    xy = np.array([[20.0, 20], [20, 27], [20, 29], [35, 35]])
+    found = PickSet(tuple(Picks(name, xy, np.array([0.9, 0.8, 0.7, 0.1])) for name in given.test))
+    assert compare.away_from_labels(found, None, told)["away_picks"] == 2 * len(given.test)
+    away = compare.away_from_labels(found, 0.5, told)
+    assert away["away_picks"] == len(given.test)
+    whole = sum(height * width for height, width in given.shapes(list(given.test)).values())
+    near = sum(x * x + y * y <= 64 for x in range(-8, 9) for y in range(-8, 9))
+    assert away["away_areas"] * 1024**2 == whole - near * len(given.test)
+    rows = [{"set": "klh", "labels": "0", "method": "verglas general", "ran": "general", "others": {}, **away}]
+    assert f"| {len(given.test) / away['away_areas']:.1f} |" in list(compare.away_table(rows))[-1]
+
+
 def _cells(*arguments: str) -> list[dict[str, Any]]:
     return list(compare._cells(compare._options([*arguments])))
 
@@ -185,7 +201,7 @@ def test_each_picker_is_asked_with_the_labels_that_go_with_it() -> None:
     cells = _cells("--sets", "klh")
     assert len({compare._key(cell) for cell in cells}) == len(cells)
     asked = {(cell["method"], cell["labels"]) for cell in cells}
-    assert [(cell["labels"], cell["draw"]) for cell in cells if cell["method"] in compare.UNTAUGHT] == [("0", 0)] * 5
+    assert [(cell["labels"], cell["draw"]) for cell in cells if cell["method"] in compare.UNTAUGHT] == [("0", 0)] * 6
     assert {labels for method, labels in asked if method == "topaz"} == {"1", "2", "30c", "100c"}
     assert {labels for method, labels in asked if method == "verglas supervised"} == {"30c", "100c"}
     first, last = cells[0], cells[-1]
@@ -193,7 +209,8 @@ def test_each_picker_is_asked_with_the_labels_that_go_with_it() -> None:
     assert last["method"] == "topaz from scratch"
     timed = _cells("--sets", "klh", "--timing")
     assert {(cell["method"], cell["labels"], cell["draw"]) for cell in timed} == {
-        *((method, "0", 0) for method in compare.UNTAUGHT), ("verglas", "1", 0), ("topaz", "1", 0),
+        *((method, "0", 0) for method in compare.UNTAUGHT), ("verglas", "1", 0),
+        ("verglas thorough", "1", 0), ("topaz", "1", 0),
     }  # fmt: skip
     assert not {compare._key(cell) for cell in timed} & {compare._key(cell) for cell in cells}
 
@@ -222,12 +239,34 @@ def test_a_row_that_is_there_is_not_made_again_and_tables_show_it(
     assert "| klh | 1 | verglas (supervised) | 2 |" in capsys.readouterr().out
     quality, control = compare.tables([]), compare.tables(["--control"])
     assert "... at 0" in "\n".join(quality)
-    trained = next(text for text in quality if text.startswith("| klh | 1 | topaz, 1/3, 400 updates |"))
+    trained = next(text for text in quality if text.startswith("| klh | 1 | topaz, 1/3, 400 updates | 2 |"))
     assert "| 4 (1.0x ours) |" in trained
+    monkeypatch.setattr(sys, "argv", ["compare", "--sets", "klh", "--methods", "topaz", "--updates", "800"])
+    compare.main()
+    longer = [text for text in compare.tables(["--methods", "topaz,verglas"]) if text.startswith("| klh | 1 | topaz")]
+    assert [text.split(" | ")[2:4] for text in longer] == [
+        ["topaz, 1/3, 400 updates", "2"],
+        ["topaz, 1/3, 800 updates", "3"],
+    ]
     assert "| 0 | topaz resnet8_u32, 1/3 | 0 | 1.5 | 2 | 0.500 | 0.500 |" in control
     assert not any("klh" in text for text in control)
     for table in (quality, control):
         assert len({text.count("|") for text in table if text.startswith("|")}) == 1
+
+
+def test_the_clock_of_a_further_micrograph_is_that_of_many_less_that_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "RESULTS", tmp_path / "peers.jsonl")
+    rows = []
+    for cell in _cells("--sets", "klh", "--timing"):
+        row = _row(cell) | {"picked": 16, "threads": 2}
+        one, many = (4, 34) if cell["method"] == "resnet8_u32" else (2, 5)
+        rows.append(row | {"first": row["pick"] | {"seconds": one}, "pick": row["pick"] | {"seconds": many}})
+    write_text(tmp_path / "peers.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    table = list(compare.tables(["--timing"]))
+    assert "| 4.0 | 2.000 | 10.0 |" in next(text for text in table if "resnet8_u32" in text)
+    assert "| 2.0 | 0.200 | 1.0 |" in next(text for text in table if "| 0 | verglas general" in text)
 
 
 def test_a_scale_chosen_before_is_taken_up_but_a_detector_chooses_anew(

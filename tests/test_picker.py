@@ -46,6 +46,16 @@ def test_a_folded_picker_finds_the_same(trained_once: Path) -> None:
     np.testing.assert_allclose(again.score[: sure.sum()], found.score[sure], atol=1e-4)
 
 
+def test_a_thorough_picker_finds_the_same_on_a_turned_micrograph(trained_once: Path) -> None:
+    picker = replace(Picker.load(trained_once / "run"), thorough=True)
+    image = picker.prepare(read_micrograph(trained_once / "mics" / "m2.mrc"))
+    on_its_side = replace(image, data=np.rot90(image.data), valid=np.rot90(image.valid))
+    found, turned = picker.probability(image).data, picker.probability(on_its_side).data
+    np.testing.assert_allclose(np.rot90(found), turned, atol=1e-5)
+    plain = replace(picker, thorough=False)
+    assert np.abs(np.rot90(plain.probability(image).data) - plain.probability(on_its_side).data).max() > 1e-3
+
+
 def test_bad_files_are_reported_in_their_place(trained: Path) -> None:
     paths = sorted((trained / "mics").glob("*.mrc"))
     micrographs = [read_micrograph(path) for path in paths]

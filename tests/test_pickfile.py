@@ -53,6 +53,16 @@ def test_it_goes_on_after_an_interruption(tmp_path: Path, torn: int) -> None:
     np.testing.assert_array_equal(found.by_name()["c"].xy, PICKS[2].xy)
 
 
+def test_scores_are_those_in_the_file_and_names_may_hold_spaces(tmp_path: Path) -> None:
+    with PickFile(tmp_path / "p.star", "key") as file:
+        assert file.scores().tolist() == []
+        file.add(some("a name 0.5", 3), (100, 100))
+    with PickFile(tmp_path / "p.star", "key") as file:
+        file.add(PICKS[1], (100, 100))
+        file.add(PICKS[2], (100, 100))
+        assert file.scores().tolist() == [*some("a name 0.5", 3).score, *PICKS[2].score]
+
+
 def test_what_another_key_left_is_begun_anew(tmp_path: Path) -> None:
     with PickFile(tmp_path / "p.star", "one model") as file:
         file.add(PICKS[0], (100, 100))

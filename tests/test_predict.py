@@ -10,7 +10,17 @@ from torch.nn import functional
 
 from verglas.data import per_logit
 from verglas.model import Norm, Shape, UNet
-from verglas.predict import ORIENTATIONS, all_around, at_precision, autocast, output_grid, probability, trimmed, turned
+from verglas.predict import (
+    ORIENTATIONS,
+    ROTATIONS,
+    all_around,
+    at_precision,
+    autocast,
+    output_grid,
+    probability,
+    trimmed,
+    turned,
+)
 from verglas.types import Grid, Image
 
 
@@ -147,3 +157,13 @@ def test_seen_from_all_sides_a_turned_picture_has_the_turned_map() -> None:
     assert np.allclose(np.rot90(found.data), all_around(model, on_its_side).data, atol=1e-6)
     assert not np.allclose(np.rot90(found.data), probability(model, on_its_side).data, atol=1e-2)
     assert found.grid == probability(model, given).grid
+
+
+def test_seen_in_four_orientations_a_map_is_the_mean_of_the_four_turned_back() -> None:
+    model, given = network(Shape(4, 1, "batch", 2)), image(64, 96)
+    assert ROTATIONS == ((0, False), (1, False), (2, False), (3, False))
+    found = all_around(model, given, orientations=ROTATIONS)
+    turns = [replace(given, data=np.rot90(given.data, q), valid=np.rot90(given.valid, q)) for q in range(4)]
+    each = [np.rot90(probability(model, seen).data, -q) for q, seen in enumerate(turns)]
+    assert np.allclose(found.data, np.mean(each, axis=0), atol=1e-6)
+    assert not np.allclose(found.data, all_around(model, given).data, atol=1e-3)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -197,12 +197,12 @@ def test_a_picture_of_the_test_that_also_teaches_is_told(
 # --- going on
 
 
-def stopped(at: int) -> tuple[Verbs, threading.Event]:
+def stopped(at: int, train: Callable[..., Iterator[Record]] = learn) -> tuple[Verbs, threading.Event]:
     """Return verbs of which training asks for a stop at a step."""
     stop = threading.Event()
 
     def stopping(config: RunConfig, out: Path, *, stop: threading.Event) -> Iterator[Record]:
-        for record in learn(config, out, stop=stop):
+        for record in train(config, out, stop=stop):
             if isinstance(record, Validated) and record.step >= at:
                 stop.set()
             yield record
@@ -233,6 +233,20 @@ def test_a_training_goes_on_with_the_threads_it_began_with(toy: Path, tmp_path: 
     perform(replace(task, threads=2), threading.Event())
     assert ended(task.folder, task.cell)
     assert Run.open(task.home / "run").config.train.threads == 0
+
+
+def test_a_training_whose_margin_was_measured_goes_on(toy: Path, tmp_path: Path) -> None:
+    plan, (verbs, stop) = small(toy, rows={"supervised": {"search": {"edge_px": "auto"}}}), stopped(3, api.train)
+    told: list[Record] = []
+
+    def telling(config: RunConfig, out: Path, *, stop: threading.Event) -> Iterator[Record]:
+        for record in api.train(config, out, stop=stop):
+            told.append(record)
+            yield record
+
+    run(plan, tmp_path, stop, verbs)
+    run(plan, tmp_path, verbs=VERBS._replace(train=telling))
+    assert any("goes on at step" in record.text for record in told if isinstance(record, Note))
 
 
 def test_a_study_that_was_moved_begins_its_unfinished_run_anew(toy: Path, tmp_path: Path) -> None:

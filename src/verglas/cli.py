@@ -242,9 +242,16 @@ def pick(
     expected_precision: Annotated[
         float | None, typer.Option(help="Let validation find the threshold for this.")
     ] = None,
+    particles_per_micrograph: Annotated[
+        float | None, typer.Option(help="About how many there are: the threshold that keeps so many on average.")
+    ] = None,
     diameter_px: DiameterPx = None,
     diameter_angstrom: DiameterAngstrom = None,
     pixel_size_angstrom: PixelSize = None,
+    thorough: Annotated[
+        bool,
+        typer.Option("--thorough", help="Look in four orientations: a better ranking, in two to four times the time."),
+    ] = False,
     device: Device = None,
     maps: Annotated[Path | None, typer.Option(help="Also keep the probability maps, in this folder.")] = None,
     as_json: AsJson = False,
@@ -256,7 +263,8 @@ def pick(
     with stop_on_signal() as stop:
         stream = api.pick(
             run, micrographs or [], out, threshold=threshold, expected_precision=expected_precision,
-            diameter_px=diameter_px, diameter_angstrom=diameter_angstrom, pixel_size_angstrom=pixel_size_angstrom,
+            particles_per_micrograph=particles_per_micrograph, diameter_px=diameter_px,
+            diameter_angstrom=diameter_angstrom, pixel_size_angstrom=pixel_size_angstrom, thorough=thorough,
             device=device or "auto", maps=maps, stop=stop,
         )  # fmt: skip
         _show(stream, as_json, stop)

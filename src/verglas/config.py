@@ -98,12 +98,16 @@ class AlgorithmSettings:
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
-    """How peaks are found in the probability map; see ``pick.find``. Radii are shares of the diameter."""
+    """How peaks are found in the probability map; see ``pick.find``. Radii are shares of the diameter.
+
+    ``edge_px`` is the margin along the border of a micrograph where nothing is learned and nothing picked; ``auto`` is
+    the one that labels keep (``labels.margin_px``).
+    """
 
     least_score: Share = 0.01
     score_radius: Annotated[float, Field(ge=0, le=1)] = 0.1
     separation: Annotated[float, Field(ge=0, le=2)] = 0.45
-    edge_px: Annotated[float, Field(ge=0)] = 0.0
+    edge_px: Annotated[float, Field(ge=0)] | Literal["auto"] = 0.0
     exhaustive: bool = False
 
 
@@ -150,8 +154,9 @@ class RunConfig:
             cause = first.get("ctx", {}).get("error")
             if isinstance(cause, InputError):
                 raise cause from error
-            key = ".".join(str(part) for part in first["loc"])
-            raise InputError(where, key, found=repr(first["input"]), expected=sentence(first["msg"])) from error
+            key = _key(first)
+            expected = " or ".join(sentence(one["msg"]) for one in error.errors() if _key(one) == key)
+            raise InputError(where, key, found=repr(first["input"]), expected=expected) from error
 
     def with_settings(self, settings: Iterable[str]) -> "RunConfig":
         """Apply ``section.key=value`` texts, as ``--set`` takes them; a value is read as TOML, else as text."""
@@ -199,6 +204,11 @@ def _check_keys(kind: type, tree: Mapping[str, Any], where: str, prefix: str) ->
             if not isinstance(value, Mapping):
                 raise InputError(where, f"{prefix}{key}", found=repr(value), expected="a section with keys")
             _check_keys(section, value, where, f"{prefix}{key}.")
+
+
+def _key(error: Mapping[str, Any]) -> str:
+    """Return the setting that an error of pydantic is about, without which kind of several its value was tried as."""
+    return ".".join(str(part) for part in error["loc"] if isinstance(part, int) or part.isidentifier())
 
 
 def _merge(old: dict[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:

@@ -165,8 +165,10 @@ class _Bars:
                 self._advance("learning", step, steps, f"loss {loss:.3f}{self.validated}")
             case records.Validated(_, ap, f1):
                 self.validated = f", validation AP {ap:.3f}, best F1 {f1:.3f}"
-            case records.Picked(_, done, total, _, counted):
-                self._advance("picking", done, total, f"{counted} picks")
+            case records.Picked(_, done, total, candidates, counted):
+                self._advance(
+                    "picking", done, total, f"{candidates} candidates" if counted is None else f"{counted} picks"
+                )
             case records.Studied(_, about, done, total, seconds, ap, f1):
                 self.console.print(f"{about}: AP {ap:.3f}, F1 {f1:.3f}, {seconds:.0f} s", highlight=False)
                 self._advance("studying", done, total)

@@ -19,6 +19,9 @@ MOST_COVERED = 0.75
 REACH = 1.25
 """How far labels are shifted, in diameters, to see whether they fit better elsewhere."""
 
+SPARSER, FEWEST_EXPECTED = 10, 3.0
+"""A margin holds less than one in ten of the labels to be expected there; three are too few to tell one from chance."""
+
 Ways = Callable[[Float[np.ndarray, "n 2"], tuple[int, int]], Mapping[str, Float[np.ndarray, "n 2"]]]
 """Other places that labels of a micrograph of this shape could be meant to have, by name."""
 
@@ -51,6 +54,23 @@ class Shift:
     def clear(self, *, farthest: float = 0.25, least_z: float = 6.0, better: float = 1.5) -> bool:
         """Tell whether the labels lie beside the particles: farther than good labels do, and fitting much worse."""
         return self.length > farthest and abs(self.z) >= max(least_z, better * self.rival_z)
+
+
+def margin_px(collection: Collection) -> float:
+    """Return how wide a margin along the border labels keep free, a diameter at most; 0 where they keep none.
+
+    Particles whose box would leave the micrograph are often not labelled: they are neither to be picked nor to be
+    learned as background.
+    """
+    micrographs, distances, area, border = collection.by_name(), [np.zeros(0)], 0.0, 0.0
+    for name, picks in collection.picks.items():
+        h, w = micrographs[name].shape
+        area, border = area + h * w, border + 2 * (h + w)
+        distances.append((np.minimum(picks.xy, (w - 1, h - 1) - picks.xy) + 0.5).min(axis=1, initial=np.inf))
+    nearest = np.sort(np.concatenate(distances)).clip(0, collection.diameter_px)
+    expected = len(nearest) * border / max(area, 1.0) * nearest
+    kept = nearest[expected >= FEWEST_EXPECTED + SPARSER * np.arange(len(nearest))]
+    return float(kept.max(initial=0.0))
 
 
 def label_facts(collection: Collection, images: Mapping[str, Image]) -> LabelFacts:

@@ -7,7 +7,7 @@ import numpy as np
 from verglas.completion import joined
 from verglas.config import RunConfig
 from verglas.data import Cropping, Stored
-from verglas.materials import Materials, cropping
+from verglas.materials import Materials, cropping, within
 from verglas.types import Collection, Image, Picks
 
 
@@ -40,13 +40,15 @@ class Lessons:
     def write(self, stored: Stored, image: Image, picks: Picks, threshold: float) -> None:
         """Write down what a student is to believe of a micrograph by its picks."""
         draw, diameter_px = self.config.target, self.collection.diameter_px
+        inside = within(self.collection.by_name()[stored.name].shape, image, self.config.search.edge_px)
         if self.collection.complete:
-            stored.believe(*draw.draw_scores(picks, image, diameter_px=diameter_px))
+            belief, known = draw.draw_scores(picks, image, diameter_px=diameter_px)
+            stored.believe(belief, known & inside)
             return
         target, known = draw.draw(self.completed(picks.above(threshold)), image, diameter_px=diameter_px)
         areas = self.materials.holdout.areas
         held = areas[stored.name].mask(image) if stored.name in areas else np.zeros(known.shape, bool)
-        stored.believe(target.astype(np.float32), known & ~held)
+        stored.believe(target.astype(np.float32), known & inside & ~held)
 
     def completed(self, picks: Picks) -> Picks:
         """Return the labels of a micrograph, and the picks further than half a diameter from each."""

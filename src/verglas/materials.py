@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool
 
 from verglas.config import RunConfig
 from verglas.data import Cropping, Stored
@@ -197,9 +198,19 @@ def _masks(
         return ()
     picks, diameter_px = collection.picks[name], collection.diameter_px
     target, sure = config.target.draw(picks, image, diameter_px=diameter_px)
+    sure = sure & within(collection.by_name()[name].shape, image, config.search.edge_px)
     known = sure if collection.complete else sure & target
     held = holdout.areas[name].mask(image) if name in holdout.areas else np.zeros(target.shape, bool)
     return target, known & ~held, sure & ~known & ~held, known & held
+
+
+def within(shape: tuple[int, int], image: Image, margin_px: float | str) -> Bool[np.ndarray, "h w"]:
+    """Mark the pixels of a prepared image that are no nearer to the border of its micrograph than a pick may be."""
+    assert not isinstance(margin_px, str), "a training knows its margin"
+    (height, width), (h, w), grid = shape, image.data.shape, image.grid
+    x, y = grid.x0 + np.arange(w) * grid.dx, grid.y0 + np.arange(h) * grid.dy
+    inside_x, inside_y = (np.minimum(at, side - 1 - at) + 0.5 >= margin_px for at, side in ((x, width), (y, height)))
+    return inside_y[:, None] & inside_x if margin_px else np.ones((h, w), bool)
 
 
 def _centres(collection: Collection, holdout: Holdout, name: str, image: Image) -> list[tuple[float, float]]:

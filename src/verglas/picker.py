@@ -17,7 +17,7 @@ from verglas.errors import InputError
 from verglas.io.micrographs import read_image, read_micrograph
 from verglas.model import UNet
 from verglas.pick import find
-from verglas.predict import Precision, at_precision, probability
+from verglas.predict import ROTATIONS, Precision, all_around, at_precision, probability
 from verglas.preprocess import Preprocess
 from verglas.runs import Run
 from verglas.types import Image, Micrograph, Picks
@@ -43,13 +43,17 @@ class Searched:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picker:
-    """A trained network with the recipe it was trained with."""
+    """A trained network with the recipe it was trained with.
+
+    A ``thorough`` one scores by the mean over four orientations of each micrograph (test-time augmentation).
+    """
 
     config: RunConfig
     recipe: Preprocess
     network: UNet
     precision: Precision
     pixel_size_angstrom: float | None
+    thorough: bool = False
 
     @classmethod
     def load(cls, run: str | Path, *, device: torch.device | None = None) -> "Picker":
@@ -67,8 +71,10 @@ class Picker:
 
     def for_diameter(self, diameter_px: float, pixel_size_angstrom: float | None) -> "Picker":
         """Return a picker of particles of this diameter, on micrographs of this pixel size where it is known."""
-        recipe = replace(self.recipe, diameter_px=diameter_px)
-        return replace(self, recipe=recipe, pixel_size_angstrom=pixel_size_angstrom)
+        recipe, search = replace(self.recipe, diameter_px=diameter_px), self.config.search
+        margin = float(search.edge_px) * diameter_px / self.recipe.diameter_px
+        config = replace(self.config, search=replace(search, edge_px=margin))
+        return replace(self, config=config, recipe=recipe, pixel_size_angstrom=pixel_size_angstrom)
 
     def pick(self, path: str | Path) -> Picks:
         """Return all candidates of one micrograph, best first."""
@@ -120,6 +126,8 @@ class Picker:
 
     def probability(self, image: Image) -> Image:
         """Return the probability map of a prepared micrograph."""
+        if self.thorough:
+            return all_around(self.network, image, precision=self.precision, orientations=ROTATIONS)
         return probability(self.network, image, precision=self.precision)
 
     def find(self, micrograph: Micrograph, found: Image, **changes: float) -> Picks:

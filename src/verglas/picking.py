@@ -5,7 +5,12 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
 from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
 
 from verglas.data import Stored
 from verglas.errors import InputError
@@ -13,16 +18,29 @@ from verglas.io._base import write_text
 from verglas.io.collections import Found
 from verglas.io.pickfile import PickFile
 from verglas.picker import Picker
+from verglas.ranking import midway
 from verglas.records import Failed, Note, Picked, Record, Summary
 from verglas.runs import Run
 from verglas.types import Micrograph, PickSet
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """The threshold that keeps so many picks of a micrograph on average: known when all are searched."""
+
+    particles: float
+
+    def threshold(self, scores: Float[np.ndarray, " n"], micrographs: int) -> float:
+        """Return it for the scores of all candidates; where these are fewer, each one counts."""
+        wanted, falling = max(1, round(self.particles * micrographs)), np.sort(scores)[::-1]
+        return midway(falling, wanted - 1, wanted - 1) if wanted < len(falling) else 0.0
 
 
 def pick_into(
     out: str | Path,
     picker: Picker,
     found: Found,
-    chosen: float,
+    chosen: float | Number,
     how: str,
     *,
     maps: str | Path | None,
@@ -47,7 +65,7 @@ def pick_into(
                 if maps is not None:
                     Stored.write(Path(maps), micrograph.name, result.probability)
                 file.add(result.picks, micrograph.shape)
-                counted = len(result.picks.above(chosen))
+                counted = None if isinstance(chosen, Number) else len(result.picks.above(chosen))
                 yield Picked(micrograph.name, len(file.done), total, len(result.picks), counted)
             if stop is not None and stop.is_set():
                 yield Note("stopped: repeat the command to go on", warning=True)
@@ -57,6 +75,8 @@ def pick_into(
                 out, "picks", found=f"none: all {total} micrographs failed", expected="one that can be picked",
                 remedy=f"The first reason: {next(iter(failed.values()))}",
             )  # fmt: skip
+        if isinstance(chosen, Number):
+            chosen = chosen.threshold(file.scores(), len(file.done))
         seconds, picked = time.perf_counter() - began, len(file.done) - len(earlier)
         path = file.finish(
             PickSet(
@@ -69,15 +89,23 @@ def pick_into(
         "picks": str(path), "micrographs": len(file.done), "failed": len(failed),
         "candidates": sum(row["candidates"] for row in file.done), "threshold": chosen, "threshold_how": how,
         "seconds": seconds, "micrographs_per_second": picked / seconds if seconds else None,
-        "device": str(picker.device), "precision": picker.precision,
+        "device": str(picker.device), "precision": picker.precision, "thorough": picker.thorough,
     })  # fmt: skip
 
 
-def threshold_of(run: str | Path, threshold: float | None, precision: float | None) -> tuple[float, str]:
+def threshold_of(
+    run: str | Path, threshold: float | None, precision: float | None, particles: float | None
+) -> tuple[float | Number, str]:
     """Return the threshold that counts, and in words how it was chosen."""
     opened = Run.open(run)
-    if threshold is not None and precision is not None:
-        raise InputError("pick", "threshold", found="--threshold and --expected-precision", expected="one of them")
+    ways = {"--threshold": threshold, "--expected-precision": precision, "--particles-per-micrograph": particles}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise InputError("pick", "threshold", found=" and ".join(given), expected="one of them")
+    if particles is not None:
+        if not 0 < particles < inf:
+            raise InputError("pick", "--particles-per-micrograph", found=f"{particles:g}", expected="a number above 0")
+        return Number(particles), f"the score that keeps {particles:g} picks a micrograph on average, as told"
     if threshold is not None:
         return threshold, "given by the user"
     if precision is not None and opened.any_particle:
@@ -99,7 +127,7 @@ def _write_failed(path: Path, failed: Mapping[str, str]) -> None:
 
 def _key(picker: Picker, micrographs: Sequence[Micrograph], maps: str | Path | None) -> str:
     """Identify what a pick file depends on: settings, model, and the micrographs as they are on disk."""
-    settings = str(maps), picker.recipe.hash, picker.config.search, picker.config.data.reading()
+    settings = str(maps), picker.thorough, picker.recipe.hash, picker.config.search, picker.config.data.reading()
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=8)
     for tensor in picker.network.state_dict().values():
         digest.update(tensor.cpu().numpy().tobytes())

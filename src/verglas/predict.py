@@ -1,6 +1,6 @@
 """A prepared image in, the probability of a particle's core at each place out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import product
@@ -20,6 +20,9 @@ Precision = Literal["float32", "bfloat16"]
 
 ORIENTATIONS = tuple(product(range(4), (False, True)))
 """Quarter turns, and mirrored before or not; the first leaves a picture as it is."""
+
+ROTATIONS = ORIENTATIONS[::2]
+"""Quarter turns alone: their mean errs nearly as little as that of all orientations (see the results)."""
 
 LARGEST_WHOLE = 2048
 """Side in pixels of the largest prepared image that goes through the network at once."""
@@ -52,15 +55,21 @@ def probability(model: UNet, image: Image, *, precision: Precision = "float32", 
     return Image(torch.sigmoid(logits).cpu().numpy(), output_grid(image.grid, stem), valid)
 
 
-def all_around(model: UNet, image: Image, *, precision: Precision = "float32") -> Image:
-    """Return the mean probability map of the eight orientations of an image, each turned back.
+def all_around(
+    model: UNet,
+    image: Image,
+    *,
+    precision: Precision = "float32",
+    orientations: Sequence[tuple[int, bool]] = ORIENTATIONS,
+) -> Image:
+    """Return the mean probability map of orientations of an image, of which the first is its own, each turned back.
 
     A network that was taught with turned and mirrored crops is still not indifferent to them: the mean errs less.
     """
     image = trimmed(image, model.shape.stem)
     look = partial(probability, model, precision=precision)
     found = look(image)
-    others = [turned(look, image, quarters, mirrored) for quarters, mirrored in ORIENTATIONS[1:]]
+    others = [turned(look, image, quarters, mirrored) for quarters, mirrored in orientations[1:]]
     return Image(np.stack([found.data, *others]).mean(axis=0), found.grid, found.valid)
 
 

@@ -145,14 +145,14 @@ class Written(Record):
 
 @dataclass(frozen=True, slots=True)
 class Picked(Record):
-    """A micrograph was searched: how many candidates, how many of them count."""
+    """A micrograph was searched: how many candidates, how many of them count, None where that is decided at the end."""
 
     kind: ClassVar[str] = "picked"
     micrograph: str
     done: int
     total: int
     candidates: int
-    counted: int
+    counted: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,6 +169,8 @@ def _trained(task: Task, config: RunConfig, stop: threading.Event) -> bool:
     if (folder / "config.toml").is_file() and not (folder / "report.html").is_file():
         begun = RunConfig.load(folder / "config.toml")
         config = config.with_train(threads=begun.train.threads)  # a training goes on as it began
+        if config.search.edge_px == "auto":
+            config = replace(config, search=replace(config.search, edge_px=begun.search.edge_px))
         if begun != config or not (folder / "records.jsonl").is_file():
             shutil.rmtree(folder)  # the study was moved, or killed before there was anything to keep
     if not (folder / "report.html").is_file():

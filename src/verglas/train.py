@@ -72,6 +72,8 @@ def train(
     InputError
         If there are no labels, every labelled micrograph fails, or ``folder`` holds another run.
     """
+    if config.search.edge_px == "auto":
+        raise InputError("search", "edge_px", found="auto", expected="pixels", remedy="api.train measures the margin.")
     run, stop = Run(folder), stop or threading.Event()
     device = resolved_device(config.train.device)
     if config.train.threads:

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+import numpy as np
+from jaxtyping import Float
+
 from verglas.errors import InputError
 from verglas.io._base import write_text
-from verglas.io.star import own_head, own_rows, own_tail
+from verglas.io.star import own_head, own_rows, own_scores, own_tail
 from verglas.types import Picks, PickSet
 
 
@@ -44,6 +47,11 @@ class PickFile:
         self.done.append(row)
         self._done.write(_line(row))
         self._done.flush()
+
+    def scores(self) -> Float[np.ndarray, " n"]:
+        """Return the scores of all candidates so far, as they stand in the file."""
+        with self._part.open(encoding="utf-8") as rows:
+            return own_scores(rows)
 
     def finish(self, meaning: PickSet) -> Path:
         """Write what the picks mean (``meaning`` without its picks) and put the file in its place."""

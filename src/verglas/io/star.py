@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -332,6 +333,12 @@ def own_head() -> str:
 def own_rows(picks: Picks) -> str:
     """Return the rows of one micrograph in our pick file."""
     return "".join(_format_rows(_own_columns([picks])))
+
+
+def own_scores(rows: Iterable[str]) -> Float[np.ndarray, " n"]:
+    """Return the scores in the lines of our pick file, of which the end is not written yet."""
+    listed = islice(rows, own_head().count("\n"), None)
+    return np.array([float(row.rsplit(maxsplit=3)[1]) for row in listed])
 
 
 def own_tail(searched: Mapping[str, tuple[tuple[int, int], int]], meaning: PickSet) -> str:

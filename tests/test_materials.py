@@ -1,0 +1,90 @@
+"""What a training works on: where something is known, and where the border keeps it from being so."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from toy import DIAMETER, SIDE, configured, write_toy
+from verglas import api
+from verglas.io.picks import read_picks
+from verglas.lessons import Lessons
+from verglas.materials import gathered
+from verglas.picker import Picker
+from verglas.records import Checked
+from verglas.runs import Run
+from verglas.types import Split
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_nothing_is_known_of_the_margin_along_the_border(tmp_path: Path, complete: bool) -> None:
+    folder = write_toy(tmp_path, micrographs=1, labelled=1)
+    config = configured(folder, "preprocess.working_diameter_px=16")
+    collection = replace(api._collect(config).collection, complete=complete)
+    wide = config.with_settings(["search.edge_px=20"])
+    whole, kept = (gathered(collection, one, tmp_path / name) for one, name in ((config, "a"), (wide, "b")))
+    _, known, unseen, held, valid = whole.labelled[0].masks()
+    _, known_kept, unseen_kept, held_kept, valid_kept = kept.labelled[0].masks()
+    inside = np.zeros((SIDE, SIDE), bool)
+    inside[20 : SIDE - 20, 20 : SIDE - 20] = True
+    assert known.shape == inside.shape
+    for before, after in ((known, known_kept), (unseen, unseen_kept), (held, held_kept)):
+        assert np.array_equal(after, before & inside)
+    assert (known & ~inside).any()
+    assert np.array_equal(valid, valid_kept)
+
+
+def test_a_training_keeps_the_margin_of_its_labels_and_so_do_its_picks(tmp_path: Path) -> None:
+    folder = write_toy(tmp_path, micrographs=3, labelled=2)
+    records = list(api.train(configured(folder, "search.edge_px=auto"), tmp_path / "run"))
+    assert any("margin along the border, as labels keep it: 16 px" in getattr(record, "text", "") for record in records)
+    assert Run.open(tmp_path / "run").config.search.edge_px == DIAMETER
+    list(api.pick(tmp_path / "run", [folder / "mics"], tmp_path / "picks.star"))
+    xy = np.concatenate([part.xy for part in read_picks(tmp_path / "picks.star")])
+    assert len(xy)
+    assert (np.minimum(xy, SIDE - 1 - xy) + 0.5).min() >= DIAMETER
+    loose = replace(Picker.load(tmp_path / "run"), config=configured(folder))
+    found = loose.pick(folder / "mics" / "m2.mrc").xy
+    assert (np.minimum(found, SIDE - 1 - found) + 0.5).min() < DIAMETER
+
+
+def test_a_picker_of_another_diameter_scales_the_margin(tmp_path: Path) -> None:
+    folder = write_toy(tmp_path, micrographs=2, labelled=2)
+    list(api.train(configured(folder, "search.edge_px=12"), tmp_path / "run"))
+    other = Picker.load(tmp_path / "run").for_diameter(2 * DIAMETER, None)
+    assert other.config.search.edge_px == 24
+
+
+def test_the_doctor_looks_at_data_with_the_margin_of_their_labels(tmp_path: Path) -> None:
+    folder = write_toy(tmp_path, micrographs=2, labelled=2)
+    plain, kept = (list(api.doctor(config=configured(folder, f"search.edge_px={edge}"))) for edge in ("0", "auto"))
+    skipped = [[one.check for one in records if isinstance(one, Checked) and one.verdict == "skipped"] for records in
+               (plain, kept)]  # fmt: skip
+    assert skipped[0] == skipped[1]
+
+
+def test_what_a_student_is_to_believe_leaves_the_margin_out(tmp_path: Path) -> None:
+    folder = write_toy(tmp_path, micrographs=2, labelled=1)
+    for complete in (True, False):
+        config = configured(folder, "search.edge_px=20", "algorithm.name=self_training")
+        collection = replace(api._collect(config).collection, complete=complete)
+        lessons = Lessons(gathered(collection, config, tmp_path / f"{complete}"), collection, config)
+        stored = lessons.to_pick(1)[0]
+        lessons.write(stored, stored.image(), read_picks(folder / "truth").by_name()[stored.name], 0.0)
+        known = np.load(stored._path(stored.belief))[1] > 0
+        assert known[20 : SIDE - 20, 20 : SIDE - 20].any()
+        known[20 : SIDE - 20, 20 : SIDE - 20] = False
+        assert not known.any()
+
+
+def test_the_margin_is_that_of_complete_labels_that_teach(tmp_path: Path) -> None:
+    folder = write_toy(tmp_path, micrographs=2, labelled=2)
+    config = configured(folder, "search.edge_px=auto")
+    collection = api._collect(config).collection
+    at_border = replace(collection.picks["m1"], xy=np.full((16, 2), 1.0))
+    mixed = replace(collection, picks=dict(collection.picks) | {"m1": at_border})
+    assert api._with_margin(config, mixed).search.edge_px == 0
+    test_only = replace(mixed, split=Split(test=("m1",)))
+    assert api._with_margin(config, test_only).search.edge_px == DIAMETER
+    assert api._with_margin(config, replace(collection, complete=False)).search.edge_px == 0
