@@ -8,6 +8,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from verglas.study_report import spread
 
 Cell = dict[str, Any]
@@ -16,6 +18,11 @@ Cell = dict[str, Any]
 def key_of(cell: Mapping[str, Any]) -> str:
     """Return a name for all that a cell says."""
     return hashlib.blake2b(json.dumps(cell, sort_keys=True).encode(), digest_size=6).hexdigest()
+
+
+def order_of(names: Sequence[str], draw: int) -> list[str]:
+    """Return names in an order drawn once, beginning with number ``draw`` and going on around the end."""
+    return np.roll(np.random.default_rng(0).permutation(names), -draw).tolist()
 
 
 def read(results: Path) -> list[dict[str, Any]]:

@@ -22,9 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from ledger import fill, key_of, mean_and_interval, missing, read
+from ledger import fill, key_of, mean_and_interval, missing, order_of, read
 
 from verglas import __version__, api
 from verglas.config import DataSettings, RunConfig
@@ -80,7 +79,7 @@ def _run(data: Path, cell: dict[str, Any]) -> dict[str, Any]:
     folder = data / cell["set"]
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     rest = sorted(path.stem for path in (folder / "images").glob("*.png") if path.stem not in meta["test"])
-    labelled, *unseen = np.roll(np.random.default_rng(0).permutation(rest), -cell["draw"]).tolist()
+    labelled, *unseen = order_of(rest, cell["draw"])
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch)
         (work / "labels").mkdir()

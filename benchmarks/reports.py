@@ -39,7 +39,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from ledger import fill, key_of, missing, read
+from ledger import fill, key_of, missing, order_of, read
 from torch import nn
 
 from verglas import __version__, api
@@ -255,7 +255,7 @@ def _source(data: str, folder: Path, work: Path, draw: int) -> Source:
         coordinates, kept = work / "simulated" / "truth", list(images)[-KEPT:]
         diameter_px = json.loads((work / "simulated" / "truth.json").read_text(encoding="utf-8"))["diameter_px"]
     rest = [name for name in images if name not in kept]
-    order = np.roll(np.random.default_rng(0).permutation(rest), -draw).tolist()
+    order = order_of(rest, draw)
     return Source(images, coordinates, order, kept, diameter_px)
 
 

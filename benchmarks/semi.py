@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ledger import fill, mean_and_interval, missing, read
+from ledger import fill, mean_and_interval, missing, order_of, read
 
 from verglas import __version__, api
 from verglas.config import DataSettings, RunConfig
@@ -94,7 +94,7 @@ def _run(data: Path, cell: dict[str, Any]) -> dict[str, Any]:
     folder = data / cell["set"]
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     rest = sorted(path.stem for path in (folder / "images").glob("*.png") if path.stem not in meta["test"])
-    order = np.roll(np.random.default_rng(0).permutation(rest), -cell["draw"]).tolist()
+    order = order_of(rest, cell["draw"])
     labelled = order[: CLICKED if "clicks" in cell else cell["labelled"]]
     others = order[len(labelled) :]
     unlabelled = {"none": [], "rest": others, "with-test": others + meta["test"]}[cell["pool"]]

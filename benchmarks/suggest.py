@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ledger import fill, mean_and_interval, missing, read
+from ledger import fill, mean_and_interval, missing, order_of, read
 
 from verglas import __version__, api
 from verglas.config import DataSettings, RunConfig
@@ -81,7 +81,7 @@ def _run(data: Path, cell: dict[str, Any]) -> dict[str, Any]:
     folder = data / cell["set"]
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     rest = sorted(path.stem for path in (folder / "images").glob("*.png") if path.stem not in meta["test"])
-    first, *others = np.roll(np.random.default_rng(0).permutation(rest), -cell["draw"]).tolist()
+    first, *others = order_of(rest, cell["draw"])
     if cell["on"] == "rest":  # half of them are seen by no chain, and take the place of the test micrographs
         others, unseen = others[::2], others[1::2]
     else:

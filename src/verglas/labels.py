@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from verglas.targets import distance_to_nearest
+from verglas.targets import distance_to_border, distance_to_nearest
 from verglas.types import Collection, Image, Picks
 
 MOST_COVERED = 0.75
@@ -66,7 +66,7 @@ def margin_px(collection: Collection) -> float:
     for name, picks in collection.picks.items():
         h, w = micrographs[name].shape
         area, border = area + h * w, border + 2 * (h + w)
-        distances.append((np.minimum(picks.xy, (w - 1, h - 1) - picks.xy) + 0.5).min(axis=1, initial=np.inf))
+        distances.append(distance_to_border(picks.xy, (h, w)))
     nearest = np.sort(np.concatenate(distances)).clip(0, collection.diameter_px)
     expected = len(nearest) * border / max(area, 1.0) * nearest
     kept = nearest[expected >= FEWEST_EXPECTED + SPARSER * np.arange(len(nearest))]

@@ -40,7 +40,7 @@ class Lessons:
     def write(self, stored: Stored, image: Image, picks: Picks, threshold: float) -> None:
         """Write down what a student is to believe of a micrograph by its picks."""
         draw, diameter_px = self.config.target, self.collection.diameter_px
-        inside = within(self.collection.by_name()[stored.name].shape, image, self.config.search.edge_px)
+        inside = within(self.collection, self.config, stored.name, image)
         if self.collection.complete:
             belief, known = draw.draw_scores(picks, image, diameter_px=diameter_px)
             stored.believe(belief, known & inside)

@@ -18,6 +18,7 @@ from verglas.predict import ORIENTATIONS
 from verglas.preprocess import Preprocess
 from verglas.records import Failed, Note, Prepared, Record
 from verglas.ssl import Algorithm, make_algorithm
+from verglas.targets import distance_to_border
 from verglas.types import Collection, Image, Picks
 
 ALONE, ALONE_PARTIAL = "supervised", "pu"
@@ -198,19 +199,22 @@ def _masks(
         return ()
     picks, diameter_px = collection.picks[name], collection.diameter_px
     target, sure = config.target.draw(picks, image, diameter_px=diameter_px)
-    sure = sure & within(collection.by_name()[name].shape, image, config.search.edge_px)
+    sure = sure & within(collection, config, name, image)
     known = sure if collection.complete else sure & target
     held = holdout.areas[name].mask(image) if name in holdout.areas else np.zeros(target.shape, bool)
     return target, known & ~held, sure & ~known & ~held, known & held
 
 
-def within(shape: tuple[int, int], image: Image, margin_px: float | str) -> Bool[np.ndarray, "h w"]:
-    """Mark the pixels of a prepared image that are no nearer to the border of its micrograph than a pick may be."""
+def within(collection: Collection, config: RunConfig, name: str, image: Image) -> Bool[np.ndarray, "h w"]:
+    """Mark the pixels of a prepared micrograph that are no nearer to its border than a pick may be."""
+    margin_px, shape = config.search.edge_px, image.data.shape
     assert not isinstance(margin_px, str), "a training knows its margin"
-    (height, width), (h, w), grid = shape, image.data.shape, image.grid
-    x, y = grid.x0 + np.arange(w) * grid.dx, grid.y0 + np.arange(h) * grid.dy
-    inside_x, inside_y = (np.minimum(at, side - 1 - at) + 0.5 >= margin_px for at, side in ((x, width), (y, height)))
-    return inside_y[:, None] & inside_x if margin_px else np.ones((h, w), bool)
+    if not margin_px:
+        return np.ones(shape, bool)
+    row, column = np.indices(shape)
+    at = np.stack([column, row], axis=-1).reshape(-1, 2).astype(float)
+    distance = distance_to_border(image.grid.to_micrograph(at), collection.by_name()[name].shape)
+    return (distance >= margin_px).reshape(shape)
 
 
 def _centres(collection: Collection, holdout: Holdout, name: str, image: Image) -> list[tuple[float, float]]:

@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from verglas.errors import InputError
+from verglas.targets import distance_to_border
 from verglas.types import Grid, Image, Micrograph, Picks
 
 
@@ -205,13 +206,8 @@ def _offset(
 
 
 def _inside(xy: Float[np.ndarray, "n 2"], shape: tuple[int, int], edge_px: float) -> Bool[np.ndarray, " n"]:
-    """Tell which positions keep ``edge_px`` from the outline, half a pixel outside the outermost centres.
-
-    A position that keeps it but for rounding does.
-    """
-    height, width = shape
-    margin = np.minimum(xy, np.array((width, height)) - 1.0 - xy) + 0.5
-    return (margin >= max(edge_px, 0.0) - 1e-6).all(axis=1)
+    """Tell which positions keep ``edge_px`` from the outline; one that keeps it but for rounding does."""
+    return distance_to_border(xy, shape) >= max(edge_px, 0.0) - 1e-6
 
 
 def _ranking(xy: Float[np.ndarray, "n 2"], score: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

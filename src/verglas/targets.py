@@ -66,6 +66,12 @@ def distance_to_nearest(
     return np.where(nearest <= within, nearest, np.inf)
 
 
+def distance_to_border(xy: Float[np.ndarray, "n 2"], shape: tuple[int, int]) -> Float[np.ndarray, " n"]:
+    """Return how far positions are from the outline of a micrograph, half a pixel outside the outermost centres."""
+    height, width = shape
+    return (np.minimum(xy, np.array((width, height)) - 1.0 - xy) + 0.5).min(axis=1, initial=np.inf)
+
+
 def _span(line: Float[np.ndarray, " n"], centre: float, reach: float) -> slice:
     """Return which of the rising values lie within ``reach`` of ``centre``."""
     return slice(int(np.searchsorted(line, centre - reach)), int(np.searchsorted(line, centre + reach, side="right")))
