@@ -3,6 +3,7 @@
     python benchmarks/doctor.py --jobs 2                     # the half that figures are reported of
     python benchmarks/doctor.py --half thresholds --jobs 2   # the half that thresholds were set on
     python benchmarks/doctor.py --faults F18,F22 --data simulated
+    python benchmarks/doctor.py --set search.edge_px=0       # with settings of every training
     python benchmarks/doctor.py --table
 
 Each row of ``results/doctor.jsonl`` is one training of 200 steps with everything the doctor said of it; a row that is
@@ -93,6 +94,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--faults", help="ids of faults, or names of controls; all by default")
     parser.add_argument("--data", default="simulated,real")
     parser.add_argument("--folder", type=Path, default=HERE.parents[1] / "shared" / "data", help="of the real data")
+    parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--table", action="store_true")
     return parser.parse_args(arguments)
@@ -106,7 +108,8 @@ def _cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 data = kind if kind == "simulated" else SETS[(every.index(name) + seed) % len(SETS)]
                 if data in SMALL and _needed(name) + 1 > 2:
                     data = SMALL[data]
-                yield {"case": name, "data": data, "half": options.half, "seed": seed, "version": __version__}
+                yield {"case": name, "data": data, "half": options.half, "seed": seed,
+                       "settings": sorted(options.set), "version": __version__}  # fmt: skip
 
 
 def _needed(name: str) -> int:
@@ -138,7 +141,9 @@ def _run(folder: Path, cell: dict[str, Any], work: Path) -> dict[str, Any]:
         tuple(map(str, case.images.values())), str(work / "labels"), labels_are=labels_are,
         diameter_px=case.diameter_px * fault.diameter,
     )  # fmt: skip
-    config = replace(RunConfig(), data=where).with_settings([*STEPS, f"train.seed={seed}", *settings])
+    config = replace(RunConfig(), data=where).with_settings(
+        [*STEPS, f"train.seed={seed}", *cell["settings"], *settings]
+    )
     early, step = list[str](), 0
     refused, said = "", list[Any]()
     with fault.during():
@@ -187,7 +192,8 @@ def _real(folder: Path, work: Path, cell: dict[str, Any]) -> Case:
 def _simulated(work: Path, cell: dict[str, Any]) -> Case:
     """Simulate a data set of its own for each cell, as 8-bit pictures like the real ones."""
     scene = scene_with(DEMO, SCENES.get(cell["case"], []))
-    seed = 1000 + int(key_of(cell), 16) % 10_000
+    drawn = {key: value for key, value in cell.items() if key != "settings"}
+    seed = 1000 + int(key_of(drawn), 16) % 10_000
     for _ in write_dataset(work / "simulated", scene, SIMULATED, seed):
         pass
     images, labels, rng = {}, {}, np.random.default_rng(seed)
@@ -221,7 +227,8 @@ def _causes(row: dict[str, Any]) -> list[str]:
 
 def _table(rows: list[dict[str, Any]], options: argparse.Namespace) -> Iterator[str]:
     """Yield the confusion table in Markdown, then the controls, then the counts."""
-    chosen = [row for row in rows if row["half"] == options.half and row["version"] == __version__]
+    chosen = [row for row in rows if row["half"] == options.half and row["version"] == __version__
+              and row["settings"] == sorted(options.set)]  # fmt: skip
     yield "| fault | what | runs | first | first two | a warning by step 100 | what else was named first |"
     yield "|---|---|---|---|---|---|---|"
     first = second = total = 0

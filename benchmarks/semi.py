@@ -13,8 +13,8 @@ the ``rest`` of those not on the test list, or these and the test images ``with-
 ``--on rest`` figures are of the micrographs that are neither labelled nor test.
 
 With ``--clicks n`` only n labels, drawn at random, of three micrographs are given: ``background`` takes the rest of
-these micrographs for background, ``pu`` and ``self_training`` leave it open, ``auto`` lets the general network complete
-the labels if it can, ``complete`` has all labels of the same micrographs.
+these micrographs for background, up to their border, ``pu`` and ``self_training`` leave it open, ``auto`` lets the
+general network complete the labels if it can, ``complete`` has all labels of the same micrographs.
 """
 
 import argparse
@@ -111,7 +111,9 @@ def _run(data: Path, cell: dict[str, Any]) -> dict[str, Any]:
             diameter_px=meta["diameter_px"],
         )  # fmt: skip
         algorithm = {"background": "supervised", "complete": "supervised"}.get(cell["algorithm"], cell["algorithm"])
-        settings = [f"algorithm.name={algorithm}", f"train.seed={cell['draw']}", "train.threads=1", *cell["settings"]]
+        naive = ["search.edge_px=0"] if cell["algorithm"] == "background" else []
+        settings = [f"algorithm.name={algorithm}", f"train.seed={cell['draw']}", "train.threads=1", *naive,
+                    *cell["settings"]]  # fmt: skip
         records = list(api.train(replace(RunConfig(), data=where).with_settings(settings), work / "run"))
         list(api.pick(work / "run", [folder / "images" / f"{name}.png" for name in unseen], work / "picks.star"))
         figures = to_json(api.evaluate(work / "picks.star", work / "unseen"))

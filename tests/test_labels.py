@@ -1,5 +1,6 @@
 """Labels that do not fit their micrographs are named before anything is trained."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +109,7 @@ def test_without_labels_or_pictures_nothing_is_claimed(labelled: bool) -> None:
     facts = label_facts(Collection(data.micrographs, empty if labelled else {}, DIAMETER), images)
     assert facts.warnings == ()
     assert facts.numbers["median_nearest_neighbour_diameters"] is None
+    assert facts.numbers["margin_px"] == 0
     assert label_facts(data, {}).warnings == ()
 
 
@@ -152,3 +154,9 @@ def test_a_margin_is_a_diameter_at_most_and_a_few_clicks_say_nothing_of_one() ->
         (Micrograph("m", Path("m.mrc"), (400, 500)),), {"m": Picks("m", np.zeros((0, 2)), np.ones(0))}, 30
     )
     assert margin_px(nothing) == 0.0
+
+
+def test_an_inspection_tells_the_margin_of_complete_labels() -> None:
+    given = _spread(600, 80.0)
+    assert label_facts(given, {}).numbers["margin_px"] == 30.0
+    assert label_facts(replace(given, complete=False), {}).numbers["margin_px"] == 0.0

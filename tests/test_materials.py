@@ -8,9 +8,10 @@ import pytest
 
 from toy import DIAMETER, SIDE, configured, write_toy
 from verglas import api
+from verglas.config import RunConfig
 from verglas.io.picks import read_picks
 from verglas.lessons import Lessons
-from verglas.materials import gathered
+from verglas.materials import gathered, with_margin
 from verglas.picker import Picker
 from verglas.records import Checked
 from verglas.runs import Run
@@ -37,8 +38,9 @@ def test_nothing_is_known_of_the_margin_along_the_border(tmp_path: Path, complet
 
 def test_a_training_keeps_the_margin_of_its_labels_and_so_do_its_picks(tmp_path: Path) -> None:
     folder = write_toy(tmp_path, micrographs=3, labelled=2)
-    records = list(api.train(configured(folder, "search.edge_px=auto"), tmp_path / "run"))
-    assert any("margin along the border, as labels keep it: 16 px" in getattr(record, "text", "") for record in records)
+    usual = configured(folder, f"search.edge_px={RunConfig().search.edge_px}")
+    records = list(api.train(usual, tmp_path / "run"))
+    assert any("labels keep 16 px from the border" in getattr(record, "text", "") for record in records)
     assert Run.open(tmp_path / "run").config.search.edge_px == DIAMETER
     list(api.pick(tmp_path / "run", [folder / "mics"], tmp_path / "picks.star"))
     xy = np.concatenate([part.xy for part in read_picks(tmp_path / "picks.star")])
@@ -84,7 +86,7 @@ def test_the_margin_is_that_of_complete_labels_that_teach(tmp_path: Path) -> Non
     collection = api._collect(config).collection
     at_border = replace(collection.picks["m1"], xy=np.full((16, 2), 1.0))
     mixed = replace(collection, picks=dict(collection.picks) | {"m1": at_border})
-    assert api._with_margin(config, mixed).search.edge_px == 0
+    assert with_margin(config, mixed).search.edge_px == 0
     test_only = replace(mixed, split=Split(test=("m1",)))
-    assert api._with_margin(config, test_only).search.edge_px == DIAMETER
-    assert api._with_margin(config, replace(collection, complete=False)).search.edge_px == 0
+    assert with_margin(config, test_only).search.edge_px == DIAMETER
+    assert with_margin(config, replace(collection, complete=False)).search.edge_px == 0

@@ -177,6 +177,40 @@ def test_a_shift_of_all_picks_is_reported(data: Path) -> None:
     assert compare.offset_px(shifted, spread_out) == [0.5, -1.0]
 
 
+def test_the_margin_is_that_of_complete_labels_and_picks_in_it_are_left_out(data: Path) -> None:
+    given = replace(material.Material.open(data), diameter_px=8.0)
+    x, y = np.meshgrid(np.arange(8.5, 42), np.arange(8.5, 32))
+    inner = Picks("a", np.column_stack([x.ravel(), y.ravel()]), np.ones(x.size))
+    labels = material.Labels(PickSet((inner,)), True, len(inner))
+    shapes = given.shapes(["a"])
+    assert labels.margin_px(shapes, given.diameter_px) == 8
+    assert replace(labels, complete=False).margin_px(shapes, given.diameter_px) == 0
+    xy = np.array([[7.4, 20.0], [7.5, 20.0], [41.5, 20], [41.6, 20], [20, 7.4], [20, 31.6]])
+    kept = pickers.kept_from_border(PickSet((Picks("a", xy, np.ones(6)),), shapes=shapes), 8.0)
+    assert kept.picks[0].xy.tolist() == [[7.5, 20.0], [41.5, 20.0]]
+    assert kept.shapes == shapes
+
+
+def test_picks_without_the_margin_are_scored_beside_all(data: Path, tmp_path: Path) -> None:
+    given, shapes = material.Material.open(data), dict.fromkeys("cf", (40, 50))
+    every = [given.truth[name] for name in "cf"]
+    stray = [Picks(part.micrograph, np.array([[0.0, 39.0]]), np.full(1, 9.0)) for part in every]
+    both = PickSet(
+        tuple(
+            replace(part, xy=np.concatenate([part.xy, more.xy]), score=np.r_[part.score, more.score])
+            for part, more in zip(every, stray, strict=True)
+        ),
+        0.5, diameter_px=6.0, shapes=shapes,
+    )  # fmt: skip
+    cost = topaz.Cost()
+    inside = pickers.kept_from_border(both, 2.0)
+    figures = compare.scored(pickers.Outcome(both, cost, cost, inside=inside, margin_px=2.0), given, tmp_path)
+    assert figures["n_picks"] == len(both)
+    assert figures["inside"]["n_picks"] == len(inside) < len(both)
+    assert figures["margin_px"] == 2
+    assert compare.scored(pickers.Outcome(both, cost, cost), given, tmp_path)["inside"] is None
+
+
 def test_picks_far_from_every_label_are_counted_and_so_is_the_area_where_they_may_be(data: Path) -> None:
     given = replace(material.Material.open(data), diameter_px=8.0)
     truth = {name: Picks(name, np.array([[20.0, 20]]), np.ones(1)) for name in given.test}
@@ -239,6 +273,10 @@ def test_a_row_that_is_there_is_not_made_again_and_tables_show_it(
     assert "| klh | 1 | verglas (supervised) | 2 |" in capsys.readouterr().out
     quality, control = compare.tables([]), compare.tables(["--control"])
     assert "... at 0" in "\n".join(quality)
+    assert "without the margin" not in "\n".join(quality)
+    rows = [row | {"inside": dict.fromkeys(row, 0.25)} for row in compare._rows() if row["method"] == "topaz"]
+    (within,) = {text for text in compare.quality_table(rows) if text.startswith("| klh | 1 | ... without the margin")}
+    assert within.split(" | ")[3:10] == ["2", *["0.250 (0.250-0.250)"] * 6]
     trained = next(text for text in quality if text.startswith("| klh | 1 | topaz, 1/3, 400 updates | 2 |"))
     assert "| 4 (1.0x ours) |" in trained
     monkeypatch.setattr(sys, "argv", ["compare", "--sets", "klh", "--methods", "topaz", "--updates", "800"])

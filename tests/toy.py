@@ -12,7 +12,7 @@ SIDE, DIAMETER, PIXEL_SIZE = 160, 16.0, 2.0
 SETTINGS = (
     "model.width=4", "model.depth=2", "train.steps=8", "train.crop=64", "train.batch=2", "train.validate_every=4",
     "train.save_every=4", "train.threads=1", "train.precision='float32'", "preprocess.working_diameter_px=16",
-    "search.least_score=0.0001",
+    "search.least_score=0.0001", "search.edge_px=0",
 )  # fmt: skip
 
 

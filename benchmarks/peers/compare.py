@@ -148,16 +148,18 @@ def _factor(cell: dict[str, Any]) -> int | None:
 def scored(outcome: Outcome, material: Material, work: Path) -> dict[str, Any]:
     """Return the figures of candidates at their own operating point, and at others."""
     names = list(material.test)
-    write_picks(work / "picks.star", outcome.picks, counted_only=False)
     write_labels(work / "truth", material.truth_of(names))
     found = outcome.picks.by_name()
 
-    def at(threshold: float | None) -> dict[str, Any]:
-        return _at(work, threshold) | away_from_labels(outcome.picks, threshold, material)
+    def at(picks: PickSet, threshold: float | None) -> dict[str, Any]:
+        write_picks(work / "picks.star", picks, counted_only=False)
+        return _at(work, threshold) | away_from_labels(picks, threshold, material)
 
-    return at(outcome.picks.threshold) | {
+    return at(outcome.picks, outcome.picks.threshold) | {
         "offset_px": offset_px(outcome.picks, material),
-        "others": {how: at(threshold) for how, threshold in outcome.thresholds.items()},
+        "others": {how: at(outcome.picks, threshold) for how, threshold in outcome.thresholds.items()},
+        "inside": None if outcome.inside is None else at(outcome.inside, outcome.inside.threshold),
+        "margin_px": outcome.margin_px,
         "candidates": sum(len(found[name]) for name in names),
     }
 
@@ -243,7 +245,7 @@ def quality_table(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "|---" * 14 + "|"
     usual = {key: group for key, group in _groups(rows) if key[2] == "verglas"}
     for (name, amount, method), group in _groups(rows):
-        cells = [spread([r[f"{key}@{radius}"] for r in group]) for radius in RADII for key in FIGURES]
+        cells = _figures(group)
         ours = usual.get((name, amount, "verglas"))
         times = (
             f" ({_median(group, 'train') / _median(ours, 'train'):.1f}x ours)" if ours and "updates" in group[0] else ""
@@ -251,10 +253,18 @@ def quality_table(rows: list[dict[str, Any]]) -> Iterator[str]:
         costs = [f"{_median(group, 'train'):.0f}{times}", f"{_median(group, 'pick'):.1f}", _peak(group)]
         count = f"{len(group)}" if amount != "0" else "-"
         yield _joined(name, amount, _about(method, group), count, *cells, _share(group), *costs)
+        inside = [row["inside"] for row in group if row.get("inside")]
+        if inside:
+            about = "... without the margin that labels keep"
+            yield _joined(name, amount, about, f"{len(inside)}", *_figures(inside), _share(inside), *[""] * 3)
         for how in group[0]["others"]:
             other = [row["others"][how] for row in group]
             f1 = [spread([o[f"f1@{radius}"] for o in other]) for radius in RADII]
             yield _joined(name, amount, f"... at {how}", count, "", f1[0], "", "", f1[1], "", _share(other), *[""] * 3)
+
+
+def _figures(group: list[dict[str, Any]]) -> list[str]:
+    return [spread([row[f"{key}@{radius}"] for row in group]) for radius in RADII for key in FIGURES]
 
 
 def timing_table(rows: list[dict[str, Any]]) -> Iterator[str]:

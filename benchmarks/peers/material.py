@@ -16,8 +16,9 @@ from verglas import api
 from verglas.io._base import write_text
 from verglas.io.micrographs import read_micrograph
 from verglas.io.picks import read_picks, write_picks
+from verglas.labels import margin_px
 from verglas.simulate import DEMO
-from verglas.types import Picks, PickSet, nothing
+from verglas.types import Collection, Micrograph, Picks, PickSet, nothing
 
 CLICKED = 3
 SIMULATED = "simulated"
@@ -39,6 +40,11 @@ class Labels:
     def names(self) -> list[str]:
         """The micrographs that bear a label."""
         return [part.micrograph for part in self.picks]
+
+    def margin_px(self, shapes: Mapping[str, tuple[int, int]], diameter_px: float) -> float:
+        """Return how wide a margin these labels keep along the border, as verglas measures it; clicks tell none."""
+        seen = tuple(Micrograph(name, Path(name), shapes[name]) for name in self.names)
+        return margin_px(Collection(seen, self.picks.by_name(), diameter_px)) if self.complete else 0.0
 
 
 @dataclass(frozen=True, slots=True)

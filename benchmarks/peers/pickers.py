@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from topaz import DEFAULT_THRESHOLD, Cost, Topaz, in_micrograph, run
 
 from verglas.evaluate import evaluate, to_json
 from verglas.io.picks import read_picks
+from verglas.targets import distance_to_border
 from verglas.types import PickSet
 
 DETECTORS = ("resnet8_u32", "resnet8_u64", "resnet16_u32", "resnet16_u64")
@@ -29,6 +30,9 @@ WORKING_DIAMETERS_PX = (27.0, 19.0, 13.5, 9.5)
 EXHAUSTIVE = ("--set", "search.exhaustive=true")
 """Topaz lists the best pixel left again and again, and AP counts the whole list: ours is to be as long."""
 
+NO_MARGIN = ("--set", "search.edge_px=0")
+"""Clicks taken for all there is would set a margin by what nobody clicked on."""
+
 TIMED, TIMED_OURS = 16, 160
 """Micrographs that are picked for the clock; one alone is picked before, and its time taken off."""
 
@@ -38,7 +42,8 @@ class Outcome:
     """All candidates on the test micrographs, what they cost, and how they came about.
 
     ``thresholds`` are operating points to be reported beside that of the picks. ``first`` is what one micrograph costs
-    where the clock is wanted, starting the program included.
+    where the clock is wanted, starting the program included. ``inside`` are the picks that keep ``margin_px`` from the
+    border, at the threshold chosen from such ones: given where labels keep a margin of which the picker knows nothing.
     """
 
     picks: PickSet
@@ -47,6 +52,8 @@ class Outcome:
     facts: dict[str, Any] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
     first: Cost = Cost()
+    inside: PickSet | None = None
+    margin_px: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +107,12 @@ def trained(task: Task, factor: int | None) -> Outcome:
     own, choosing = extracted(topaz, model, [images[name] for name in labels.names], task.material, None)
     threshold = chosen_threshold(own, labels, task.material.diameter_px)
     picks, cost, first = _extracted_all(task, topaz, model, threshold)
-    return Outcome(picks, preparing + learning + choosing, cost, {"factor": factor}, {"0": 0.0}, first)
+    inside, margin = None, labels.margin_px(shapes, task.material.diameter_px)
+    if margin:
+        counted = chosen_threshold(kept_from_border(own, margin), labels, task.material.diameter_px)
+        inside = kept_from_border(replace(picks, threshold=counted), margin)
+    costs = preparing + learning + choosing
+    return Outcome(picks, costs, cost, {"factor": factor}, {"0": 0.0}, first, inside, margin)
 
 
 def _extracted_all(task: Task, topaz: Topaz, model: str | Path, threshold: float | None) -> tuple[PickSet, Cost, Cost]:
@@ -121,7 +133,7 @@ def verglas(task: Task, _: int | None) -> Outcome:
         "--labels", folder, "--diameter-px", task.material.diameter_px, "--seed", task.seed, "--labels-are",
         "complete" if supervised or task.labels.complete else "partial", "--algorithm",
         "supervised" if supervised else "auto", "--set", f"train.threads={task.threads}",
-        *(() if task.timing else EXHAUSTIVE),
+        *(() if task.timing else EXHAUSTIVE), *(NO_MARGIN if supervised else ()),
     )  # fmt: skip
     shown = [word for name in task.labels.names for word in ("-m", task.material.images[name])]
     train = _verglas(task, "train", "--out", run_folder, *options, *shown)
@@ -185,6 +197,12 @@ def extracted(
     file, picking = topaz.extract(model, small)
     shapes = material.shapes([image.stem for image in images if image.stem in material.images])
     return in_micrograph(file, shapes, topaz.factor, topaz.diameter_px, threshold), preparing + picking
+
+
+def kept_from_border(picks: PickSet, margin_px: float) -> PickSet:
+    """Return the picks that keep a margin from the border of their micrograph."""
+    parts = [part.where(distance_to_border(part.xy, picks.shapes[part.micrograph]) >= margin_px) for part in picks]
+    return replace(picks, picks=tuple(parts))
 
 
 def chosen_threshold(picks: PickSet, labels: Labels, diameter_px: float) -> float:

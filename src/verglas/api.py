@@ -61,6 +61,7 @@ def inspect(config: "RunConfig", out: str | Path) -> Iterator[Record]:
 def train(config: "RunConfig", out: str | Path, *, stop: threading.Event | None = None) -> Iterator[Record]:
     """Learn to pick from labelled micrographs and leave a run folder; go on where an earlier call was stopped."""
     from verglas.doctor import examined, examined_run
+    from verglas.materials import with_margin
     from verglas.reporting import lacks_report, trained_summary
     from verglas.runs import Run
     from verglas.train import train as learn
@@ -68,10 +69,7 @@ def train(config: "RunConfig", out: str | Path, *, stop: threading.Event | None 
     collected = _collect(config)
     yield from _said(collected)
     folder, collection, before = Path(out), collected.collection, list["Said"]()
-    if config.search.edge_px == "auto":
-        config = _with_margin(config, collection)
-        yield Note(f"margin along the border, as labels keep it: {config.search.edge_px:.0f} px")
-    if not lacks_report(folder, config):
+    if not lacks_report(folder, with_margin(config, collection)):
         before = list(examined(collection, config))
         yield from _faults(before)
         end: Record | None = None
@@ -115,7 +113,6 @@ def doctor(
     collected = _collect(config)
     yield from _said(collected)
     collection, found = collected.collection, list[Record]()
-    config = _with_margin(config, collection)
     collection = collection if run is None else Run(Path(run)).completed(collection)
     records = examined(collection, config, checks, slow) if run is None else examined_run(run, collection, checks, slow)
     for record in records:
@@ -367,7 +364,6 @@ def bench(config: "RunConfig | None" = None, *, stop: threading.Event | None = N
         diameter = Simulator(DEMO).particle.diameter_angstrom
         where = DataSettings((str(data / "micrographs"),), str(data / "truth"), diameter_angstrom=diameter)
         taught = _collect(replace(config, data=where)).collection
-        config = _with_margin(config, taught)
         yield from compare(config, taught, own.collection if own else taught, Path(scratch) / "prepared", stop)
 
 
@@ -415,21 +411,6 @@ def study(
         return
     way, threads = chosen_way(folder, executor, jobs, cluster or {})
     yield from conduct(plan, collections, folder, verbs, way, threads=threads, gaps=gaps, stop=stop)
-
-
-def _with_margin(config: "RunConfig", collection: Collection) -> "RunConfig":
-    """Return the settings with the margin along the border in pixels, where it is to be that of the labels.
-
-    Clicks tell none: nobody knows whether there was nothing to click on.
-    """
-    from verglas.holdout import training_names
-    from verglas.labels import margin_px
-
-    if config.search.edge_px != "auto":
-        return config
-    teaching = {name: collection.picks[name] for name in training_names(collection)}
-    margin = margin_px(replace(collection, picks=teaching)) if collection.complete else 0.0
-    return replace(config, search=replace(config.search, edge_px=margin))
 
 
 def _collect(config: "RunConfig") -> "Collected":

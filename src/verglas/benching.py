@@ -11,7 +11,7 @@ import torch
 
 from verglas import model as network
 from verglas.config import RunConfig
-from verglas.materials import Materials, gathered
+from verglas.materials import Materials, gathered, with_margin
 from verglas.model import UNet
 from verglas.picker import Picker
 from verglas.predict import Precision, at_precision
@@ -68,6 +68,7 @@ def compare(
     """Train on ``taught``, pick ``own``, in every way; yield what each takes, then advice. ``folder`` is scratch."""
     before, began, timed = torch.get_num_threads(), time.perf_counter(), list[Timed]()
     usual_threads = config.train.threads or before
+    config = with_margin(config, taught)
     try:
         materials = gathered(taught, config, folder)
         tried = ways(config.train.device, config.train.precision, usual_threads)

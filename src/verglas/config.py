@@ -107,7 +107,7 @@ class SearchSettings:
     least_score: Share = 0.01
     score_radius: Annotated[float, Field(ge=0, le=1)] = 0.1
     separation: Annotated[float, Field(ge=0, le=2)] = 0.45
-    edge_px: Annotated[float, Field(ge=0)] | Literal["auto"] = 0.0
+    edge_px: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     exhaustive: bool = False
 
 

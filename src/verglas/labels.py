@@ -87,6 +87,7 @@ def label_facts(collection: Collection, images: Mapping[str, Image]) -> LabelFac
         "labelled": len(collection.picks),
         "labels": sum(map(len, collection.picks.values())),
         "diameter_px": collection.diameter_px,
+        "margin_px": margin_px(collection) if collection.complete else 0.0,
         "largest_share_covered": max(covered, default=0.0),
         "median_nearest_neighbour_diameters": float(np.median(nearest / collection.diameter_px))
         if len(nearest)

@@ -14,6 +14,7 @@ from verglas.data import Cropping, Stored
 from verglas.errors import InputError
 from verglas.holdout import Holdout, plan, training_names
 from verglas.io.micrographs import read_image
+from verglas.labels import margin_px
 from verglas.predict import ORIENTATIONS
 from verglas.preprocess import Preprocess
 from verglas.records import Failed, Note, Prepared, Record
@@ -50,6 +51,18 @@ class Materials:
         return sum(map(len, self.truth.values()))
 
 
+def with_margin(config: RunConfig, collection: Collection) -> RunConfig:
+    """Return the settings with the margin along the border in pixels, where it is to be that of the labels.
+
+    Clicks tell none: nobody knows whether there was nothing to click on.
+    """
+    if config.search.edge_px != "auto":
+        return config
+    teaching = {name: collection.picks[name] for name in training_names(collection)}
+    margin = margin_px(replace(collection, picks=teaching)) if collection.complete else 0.0
+    return replace(config, search=replace(config.search, edge_px=margin))
+
+
 def gather(
     collection: Collection, config: RunConfig, recipe: Preprocess, folder: Path, stop: threading.Event
 ) -> Generator[Record, None, Materials | None]:
@@ -57,6 +70,7 @@ def gather(
 
     Yield records and return the materials; None where ``stop`` was set before all were prepared.
     """
+    config = with_margin(config, collection)
     holdout = plan(collection, config.train.holdout, np.random.default_rng(config.train.seed))
     names = training_names(collection)
     if not names:
@@ -207,14 +221,14 @@ def _masks(
 
 def within(collection: Collection, config: RunConfig, name: str, image: Image) -> Bool[np.ndarray, "h w"]:
     """Mark the pixels of a prepared micrograph that are no nearer to its border than a pick may be."""
-    margin_px, shape = config.search.edge_px, image.data.shape
-    assert not isinstance(margin_px, str), "a training knows its margin"
-    if not margin_px:
+    margin, shape = config.search.edge_px, image.data.shape
+    assert not isinstance(margin, str), "a training knows its margin"
+    if not margin:
         return np.ones(shape, bool)
     row, column = np.indices(shape)
     at = np.stack([column, row], axis=-1).reshape(-1, 2).astype(float)
     distance = distance_to_border(image.grid.to_micrograph(at), collection.by_name()[name].shape)
-    return (distance >= margin_px).reshape(shape)
+    return (distance >= margin).reshape(shape)
 
 
 def _centres(collection: Collection, holdout: Holdout, name: str, image: Image) -> list[tuple[float, float]]:

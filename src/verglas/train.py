@@ -34,7 +34,15 @@ from verglas.gates import Guard, Ruling
 from verglas.io._base import whole_file, write_text
 from verglas.lessons import Lessons
 from verglas.matching import Pool
-from verglas.materials import Materials, alone, chosen_algorithm, cropping, gather, unlabelled_cropping
+from verglas.materials import (
+    Materials,
+    alone,
+    chosen_algorithm,
+    cropping,
+    gather,
+    unlabelled_cropping,
+    with_margin,
+)
 from verglas.model import UNet
 from verglas.monitor import input_statistics, watch
 from verglas.operating import AtLeast, OperatingPoint, choose_threshold
@@ -72,8 +80,7 @@ def train(
     InputError
         If there are no labels, every labelled micrograph fails, or ``folder`` holds another run.
     """
-    if config.search.edge_px == "auto":
-        raise InputError("search", "edge_px", found="auto", expected="pixels", remedy="api.train measures the margin.")
+    measured, config = config.search.edge_px == "auto", with_margin(config, collection)
     run, stop = Run(folder), stop or threading.Event()
     device = resolved_device(config.train.device)
     if config.train.threads:
@@ -89,6 +96,10 @@ def train(
     chosen = Note(f"algorithm: {chosen_algorithm(collection, config).name}")
     run.append(chosen)
     yield chosen
+    if measured and config.search.edge_px:
+        kept = Note(f"labels keep {config.search.edge_px:.0f} px from the border: nothing is learned or picked there")
+        run.append(kept)
+        yield kept
     materials = yield from _logged(run, gather(collection, config, recipe, prepared, stop))
     if materials is None:
         yield Trained(str(folder), 0, 0.0, True, None, "stopped: repeat the command to go on")

@@ -18,7 +18,16 @@ from verglas.data import Cropping, Stored
 from verglas.errors import InputError
 from verglas.holdout import Holdout, plan, training_names
 from verglas.io.micrographs import read_image
-from verglas.materials import Materials, alone, assigned, chosen_algorithm, cropping, store, unlabelled_names
+from verglas.materials import (
+    Materials,
+    alone,
+    assigned,
+    chosen_algorithm,
+    cropping,
+    store,
+    unlabelled_names,
+    with_margin,
+)
 from verglas.model import UNet
 from verglas.monitor import on_logits
 from verglas.picker import Picker
@@ -39,7 +48,7 @@ class Data:
     """
 
     def __init__(self, collection: Collection, config: RunConfig, scratch: Path) -> None:
-        self.collection, self.config, self.scratch = collection, config, scratch
+        self.collection, self.config, self.scratch = collection, with_margin(config, collection), scratch
         self.recipe = config.recipe(collection.diameter_px)
 
     @cached_property
