@@ -65,6 +65,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=HERE.parents[1] / "shared" / "data")
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--draws", type=int, default=2)
+    parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--table", action="store_true")
     return parser.parse_args(arguments)
 
@@ -72,7 +73,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def _cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for draw in range(options.draws):
         for name in options.sets.split(","):
-            yield {"set": name, "draw": draw, "looks": list(LOOKS), "version": __version__}
+            yield {"set": name, "draw": draw, "looks": list(LOOKS), "settings": sorted(options.set),
+                   "version": __version__}  # fmt: skip
 
 
 def _run(data: Path, cell: dict[str, Any]) -> dict[str, Any]:
@@ -88,6 +90,7 @@ def _run(data: Path, cell: dict[str, Any]) -> dict[str, Any]:
             (str(folder / "images" / f"{labelled}.png"),), str(work / "labels"), diameter_px=meta["diameter_px"]
         )
         config = replace(RunConfig(), data=where).with_train(seed=cell["draw"], threads=1)
+        config = config.with_settings(cell["settings"])
         list(api.train(config, work / "run"))
         picker, threshold = Picker.load(work / "run").folded(), Run.open(work / "run").operating_point().threshold
     truth = read_picks(folder / "coords").by_name()

@@ -8,8 +8,8 @@
 Report A: Mean Teacher "fails completely" at 10 % labels after one epoch (130 steps), whatever the loss, and works at
 1 %. Report B: FixMatch with the mask max(p, 1 - p) >= threshold loses recall. Ids of rows are those of the method
 page; ``PRESETS`` has their settings. As in the reports labels are full discs, the rate is constant and gradients are
-not clipped, and there is no margin along the border; nothing is undone by the guard, and unlabelled micrographs come in
-after a tenth of the steps.
+not clipped, and every part of a micrograph is learned from and searched; nothing is undone by the guard, and
+unlabelled micrographs come in after a tenth of the steps.
 
 Each row of ``results/reports.jsonl`` is one training; a row that is there is not computed again, and rows of equal
 settings are one training. ``real``: one labelled micrograph of cryoppp_10059, figures of its test micrographs.
@@ -71,7 +71,7 @@ FULL = Disc(core=1.0, ring=1.0)
 
 COMMON = (
     "target.core=1", "target.ring=1", "train.rate=1e-4", "train.warmup=0", "train.last_rate=1", "train.clip_norm=0",
-    "guard.active=false", "guard.earliest=0", "guard.latest=1", "search.edge_px=0",
+    "guard.active=false", "guard.earliest=0", "guard.latest=1", "search.edge_px=0", "search.grain=0",
 )  # fmt: skip
 MEAN_TEACHER = (*COMMON, "train.batch=4", "algorithm.name=mean_teacher")
 FIXMATCH = (*COMMON, "train.batch=2", "algorithm.name=fixmatch")

@@ -13,8 +13,9 @@ the ``rest`` of those not on the test list, or these and the test images ``with-
 ``--on rest`` figures are of the micrographs that are neither labelled nor test.
 
 With ``--clicks n`` only n labels, drawn at random, of three micrographs are given: ``background`` takes the rest of
-these micrographs for background, up to their border, ``pu`` and ``self_training`` leave it open, ``auto`` lets the
-general network complete the labels if it can, ``complete`` has all labels of the same micrographs.
+these micrographs for background, ``pu`` and ``self_training`` leave it open, ``auto`` lets the general network complete
+the labels if it can, ``complete`` has all labels of the same micrographs. As clicks tell no margin along the border,
+none is kept by any of them.
 """
 
 import argparse
@@ -111,7 +112,7 @@ def _run(data: Path, cell: dict[str, Any]) -> dict[str, Any]:
             diameter_px=meta["diameter_px"],
         )  # fmt: skip
         algorithm = {"background": "supervised", "complete": "supervised"}.get(cell["algorithm"], cell["algorithm"])
-        naive = ["search.edge_px=0"] if cell["algorithm"] == "background" else []
+        naive = ["search.edge_px=0"] if cell["algorithm"] in ("background", "complete") else []
         settings = [f"algorithm.name={algorithm}", f"train.seed={cell['draw']}", "train.threads=1", *naive,
                     *cell["settings"]]  # fmt: skip
         records = list(api.train(replace(RunConfig(), data=where).with_settings(settings), work / "run"))

@@ -1,6 +1,5 @@
 """Labels that do not fit their micrographs are named before anything is trained."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +108,6 @@ def test_without_labels_or_pictures_nothing_is_claimed(labelled: bool) -> None:
     facts = label_facts(Collection(data.micrographs, empty if labelled else {}, DIAMETER), images)
     assert facts.warnings == ()
     assert facts.numbers["median_nearest_neighbour_diameters"] is None
-    assert facts.numbers["margin_px"] == 0
     assert label_facts(data, {}).warnings == ()
 
 
@@ -135,15 +133,17 @@ def _spread(count: int, margin: float, *, micrographs: int = 1, strays: int = 0,
 @pytest.mark.parametrize("strays", [0, 2])
 def test_the_margin_that_labels_keep_is_found_though_a_few_lie_within(strays: int) -> None:
     for given in (_spread(600, 22.0, strays=strays), _spread(300, 22.0, micrographs=2, strays=strays)):
-        assert 22.5 <= margin_px(given) <= 22.5 / 0.85
+        assert 22.5 <= margin_px(given) < 23
 
 
-@pytest.mark.parametrize("seed_and_count", [(seed, count) for seed in range(5) for count in (100, 300, 600)])
-def test_labels_that_go_up_to_the_border_keep_no_margin_to_speak_of(seed_and_count: tuple[int, int]) -> None:
-    seed, count = seed_and_count
-    xy = np.random.default_rng(seed).uniform((0, 0), (499, 399), (count, 2))
-    given = Collection((Micrograph("m", Path("m.mrc"), (400, 500)),), {"m": Picks("m", xy, np.ones(count))}, 30.0)
-    assert margin_px(given) < 300 * 3.1 / count
+def test_labels_that_go_up_to_the_border_rarely_seem_to_keep_a_margin() -> None:
+    micrograph, generator = Micrograph("m", Path("m.mrc"), (400, 500)), np.random.default_rng(0)
+    for count in (10, 30, 100, 300):
+        margins = [
+            margin_px(Collection((micrograph,), {"m": Picks("m", xy, np.ones(count))}, 30.0))
+            for xy in generator.uniform((0, 0), (499, 399), (300, count, 2))
+        ]
+        assert np.mean(np.greater(margins, 0)) < 0.02
 
 
 def test_a_margin_is_a_diameter_at_most_and_a_few_clicks_say_nothing_of_one() -> None:
@@ -154,9 +154,3 @@ def test_a_margin_is_a_diameter_at_most_and_a_few_clicks_say_nothing_of_one() ->
         (Micrograph("m", Path("m.mrc"), (400, 500)),), {"m": Picks("m", np.zeros((0, 2)), np.ones(0))}, 30
     )
     assert margin_px(nothing) == 0.0
-
-
-def test_an_inspection_tells_the_margin_of_complete_labels() -> None:
-    given = _spread(600, 80.0)
-    assert label_facts(given, {}).numbers["margin_px"] == 30.0
-    assert label_facts(replace(given, complete=False), {}).numbers["margin_px"] == 0.0

@@ -5,16 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from toy import DIAMETER, SIDE, configured, write_toy
 from verglas import api
 from verglas.config import RunConfig
+from verglas.data import Stored, unlabelled_batch
+from verglas.doctor.subject import Data
+from verglas.errors import InputError
 from verglas.io.picks import read_picks
 from verglas.lessons import Lessons
-from verglas.materials import gathered, with_margin
+from verglas.materials import cropping, gathered, with_margin
 from verglas.picker import Picker
 from verglas.records import Checked
 from verglas.runs import Run
+from verglas.targets import distance_to_border
 from verglas.types import Split
 
 
@@ -40,7 +45,7 @@ def test_a_training_keeps_the_margin_of_its_labels_and_so_do_its_picks(tmp_path:
     folder = write_toy(tmp_path, micrographs=3, labelled=2)
     usual = configured(folder, f"search.edge_px={RunConfig().search.edge_px}")
     records = list(api.train(usual, tmp_path / "run"))
-    assert any("labels keep 16 px from the border" in getattr(record, "text", "") for record in records)
+    assert any("16 px are kept from the border, as labels do" in getattr(record, "text", "") for record in records)
     assert Run.open(tmp_path / "run").config.search.edge_px == DIAMETER
     list(api.pick(tmp_path / "run", [folder / "mics"], tmp_path / "picks.star"))
     xy = np.concatenate([part.xy for part in read_picks(tmp_path / "picks.star")])
@@ -58,12 +63,62 @@ def test_a_picker_of_another_diameter_scales_the_margin(tmp_path: Path) -> None:
     assert other.config.search.edge_px == 24
 
 
+def test_no_unlabelled_tile_teaches_what_lies_in_the_margin(tmp_path: Path) -> None:
+    folder = write_toy(tmp_path, micrographs=2, labelled=1)
+    shares = []
+    for edge, count in (("0", 1), ("20", 2)):
+        config = configured(folder, f"search.edge_px={edge}", "algorithm.name=mean_teacher", "train.batch=8")
+        materials = gathered(api._collect(config).collection, config, tmp_path / edge)
+        (one,) = materials.unlabelled
+        assert one.masks().shape == (count, SIDE, SIDE)
+        assert one.image().valid.all()
+        how = cropping(api._collect(config).collection, config)
+        shares.append(unlabelled_batch([one], how, 1, 0.0, torch.Generator().manual_seed(0)).valid)
+    assert (shares[0] >= shares[1]).all()
+    assert shares[1].any()
+    assert shares[0].float().mean() > shares[1].float().mean() + 0.1
+
+
+def test_nothing_is_held_out_in_the_margin_and_no_tile_is_cut_around_a_label_there(tmp_path: Path) -> None:
+    folder = write_toy(tmp_path, micrographs=2, labelled=2)
+    config = configured(folder, "search.edge_px=22")
+    collection = api._collect(config).collection
+    materials = gathered(collection, config, tmp_path / "a")
+    whole = gathered(collection, config.with_settings(["search.edge_px=0"]), tmp_path / "b")
+    assert 0 < materials.held_labels < whole.held_labels
+    for picks in materials.truth.values():
+        assert distance_to_border(picks.xy, (SIDE, SIDE)).min() >= 22
+    centres = np.array(materials.labelled[0].centres)
+    assert 0 < len(centres) < len(whole.labelled[0].centres)
+    with pytest.raises(InputError, match=r"Nothing is learned within 100 px of the border \(search\.edge_px\)"):
+        gathered(collection, config.with_settings(["search.edge_px=100"]), tmp_path / "c")
+
+
+def test_a_kept_map_says_nothing_of_the_margin(tmp_path: Path) -> None:
+    folder = write_toy(tmp_path, micrographs=2, labelled=2)
+    list(api.train(configured(folder, "search.edge_px=20"), tmp_path / "run"))
+    list(api.pick(tmp_path / "run", [folder / "mics" / "m0.mrc"], tmp_path / "p.star", maps=tmp_path / "maps"))
+    valid = Stored.open(tmp_path / "maps", "m0").image().valid
+    inside = valid.shape[0] * 20 // SIDE
+    assert valid[inside:-inside, inside:-inside].all()
+    assert valid.sum() == (valid.shape[0] - 2 * inside) ** 2
+
+
+def test_an_inspection_tells_the_margin_that_a_training_would_keep(tmp_path: Path) -> None:
+    folder = write_toy(tmp_path, micrographs=2, labelled=2)
+    for edge, told in (("auto", DIAMETER), ("7", 7)):
+        *_, summary = api.inspect(configured(folder, f"search.edge_px={edge}"), tmp_path / edge)
+        assert summary.facts["margin_px"] == told
+
+
 def test_the_doctor_looks_at_data_with_the_margin_of_their_labels(tmp_path: Path) -> None:
     folder = write_toy(tmp_path, micrographs=2, labelled=2)
     plain, kept = (list(api.doctor(config=configured(folder, f"search.edge_px={edge}"))) for edge in ("0", "auto"))
     skipped = [[one.check for one in records if isinstance(one, Checked) and one.verdict == "skipped"] for records in
                (plain, kept)]  # fmt: skip
     assert skipped[0] == skipped[1]
+    config = configured(folder, "search.edge_px=auto")
+    assert Data(api._collect(config).collection, config, tmp_path / "scratch").config.search.edge_px == DIAMETER
 
 
 def test_what_a_student_is_to_believe_leaves_the_margin_out(tmp_path: Path) -> None:

@@ -186,8 +186,9 @@ def test_with_the_test_only_its_pixels_teach_and_only_where_there_is_no_label_to
 )
 def test_clicks_are_partial_labels_for_algorithms_that_take_them(data: Path, algorithm: str, are: str) -> None:
     clicks = study(rows={"a": {"algorithm": {"name": algorithm}}}, ratios=[0.5], particles=[20])
-    by_kind = {cell.amount.kind: cell.config.data.labels_are for cell in planned(clicks, collected(data))[0]}
-    assert by_kind == {"particles": are, "ratio": "complete"}
+    cells = planned(clicks, collected(data))[0]
+    assert {cell.amount.kind: cell.config.data.labels_are for cell in cells} == {"particles": are, "ratio": "complete"}
+    assert {cell.amount.kind: cell.config.search.edge_px for cell in cells} == {"particles": 0, "ratio": "auto"}
 
 
 def test_the_default_shares_the_runs_of_what_it_stands_for_where_labels_are_complete(data: Path) -> None:

@@ -35,6 +35,7 @@ def inspect(config: "RunConfig", out: str | Path) -> Iterator[Record]:
     """Show labels over micrographs, and measure whether they fit, before anything is trained."""
     from verglas.io.micrographs import read_image
     from verglas.labels import label_facts
+    from verglas.materials import with_margin
     from verglas.report import Page, write_inspection
     from verglas.reporting import MOST_PAGES
 
@@ -54,8 +55,9 @@ def inspect(config: "RunConfig", out: str | Path) -> Iterator[Record]:
     facts = label_facts(collection, {page.name: page.image for page in pages})
     for sentence in facts.warnings:
         yield Note(sentence, warning=True)
-    path = write_inspection(Path(out), pages, facts.numbers, [*collected.warnings, *facts.warnings])
-    yield Summary({**facts.numbers, "page": str(path)})
+    numbers = {**facts.numbers, "margin_px": with_margin(config, collection).search.edge_px}
+    path = write_inspection(Path(out), pages, numbers, [*collected.warnings, *facts.warnings])
+    yield Summary({**numbers, "page": str(path)})
 
 
 def train(config: "RunConfig", out: str | Path, *, stop: threading.Event | None = None) -> Iterator[Record]:

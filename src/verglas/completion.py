@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Generator
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ def completed(collection: Collection, config: RunConfig, device: torch.device) -
     run, micrographs, diameter_px = Run.open(GENERAL), collection.by_name(), collection.diameter_px
     recipe, search = (
         replace(run.preprocess(), diameter_px=diameter_px),
-        asdict(config.search) | {"exhaustive": False, "edge_px": 0.0},
+        config.search.peaks() | {"exhaustive": False, "edge_px": 0.0},
     )
     model, precision = network.to_device(run.model(), device), at_precision(config.train.precision, device)
     picked, scores, clicked, other = dict[str, Picks](), list[float](), list[np.ndarray](), list[np.ndarray]()

@@ -27,8 +27,8 @@ class Stored:
     """A prepared micrograph on disk, with its masks; the last mask is ``valid``.
 
     A labelled one has target, known, unseen and held-out before it, and ``centres``: where its labels are, as
-    (column, row) of the prepared image. ``belief`` names the file of what is believed of an unlabelled one, or of one
-    whose labels leave particles out.
+    (column, row) of the prepared image. An unlabelled one may have one more: where it may teach. ``belief`` names the
+    file of what is believed of an unlabelled one, or of one whose labels leave particles out.
     """
 
     folder: Path
@@ -148,7 +148,8 @@ def unlabelled_batch(
     """
     weak, masks, planes = _crops(stored, how, generator)
     strong = torch.stack([how.photometry.view(weak, generator) for _ in range(views)])
-    valid, belief = per_logit(masks[:, -1:], how.stem, 1.0), None
+    teaches = masks if masks.shape[1] <= 2 else masks[:, -1:]
+    valid, belief = per_logit(teaches.all(1, keepdim=True), how.stem, 1.0), None
     if planes.shape[1]:
         belief, known = _believed(planes, how.stem)
         valid = valid & known

@@ -19,8 +19,9 @@ MOST_COVERED = 0.75
 REACH = 1.25
 """How far labels are shifted, in diameters, to see whether they fit better elsewhere."""
 
-SPARSER, FEWEST_EXPECTED = 10, 3.0
-"""A margin holds less than one in ten of the labels to be expected there; three are too few to tell one from chance."""
+SPARSER, FEWEST_EXPECTED = 10, 6.0
+"""A margin holds less than one in ten of the labels to be expected there, and where none is, six are expected. Labels
+spread evenly up to the border then seem to keep one in less than one of a hundred sets."""
 
 Ways = Callable[[Float[np.ndarray, "n 2"], tuple[int, int]], Mapping[str, Float[np.ndarray, "n 2"]]]
 """Other places that labels of a micrograph of this shape could be meant to have, by name."""
@@ -69,8 +70,8 @@ def margin_px(collection: Collection) -> float:
         distances.append(distance_to_border(picks.xy, (h, w)))
     nearest = np.sort(np.concatenate(distances)).clip(0, collection.diameter_px)
     expected = len(nearest) * border / max(area, 1.0) * nearest
-    kept = nearest[expected >= FEWEST_EXPECTED + SPARSER * np.arange(len(nearest))]
-    return float(kept.max(initial=0.0))
+    lacking = expected - SPARSER * np.arange(len(nearest))
+    return float(nearest[lacking.argmax()]) if lacking.max(initial=0.0) >= FEWEST_EXPECTED else 0.0
 
 
 def label_facts(collection: Collection, images: Mapping[str, Image]) -> LabelFacts:
@@ -87,7 +88,6 @@ def label_facts(collection: Collection, images: Mapping[str, Image]) -> LabelFac
         "labelled": len(collection.picks),
         "labels": sum(map(len, collection.picks.values())),
         "diameter_px": collection.diameter_px,
-        "margin_px": margin_px(collection) if collection.complete else 0.0,
         "largest_share_covered": max(covered, default=0.0),
         "median_nearest_neighbour_diameters": float(np.median(nearest / collection.diameter_px))
         if len(nearest)

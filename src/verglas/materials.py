@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from jaxtyping import Bool
 from verglas.config import RunConfig
 from verglas.data import Cropping, Stored
 from verglas.errors import InputError
+from verglas.grain import grain, known_grain
 from verglas.holdout import Holdout, plan, training_names
 from verglas.io.micrographs import read_image
 from verglas.labels import margin_px
@@ -19,7 +20,7 @@ from verglas.predict import ORIENTATIONS
 from verglas.preprocess import Preprocess
 from verglas.records import Failed, Note, Prepared, Record
 from verglas.ssl import Algorithm, make_algorithm
-from verglas.targets import distance_to_border
+from verglas.targets import away_from_border, distance_to_border
 from verglas.types import Collection, Image, Picks
 
 ALONE, ALONE_PARTIAL = "supervised", "pu"
@@ -36,7 +37,10 @@ CENTRED_PARTIAL = 0.5
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Materials:
-    """All a training needs on disk: prepared micrographs by role, and what validation is held to."""
+    """All a training needs on disk: prepared micrographs by role, and what validation is held to.
+
+    An area whose grain is beyond ``grain_limit`` is unlike all that is labelled.
+    """
 
     labelled: tuple[Stored, ...]
     unlabelled: tuple[Stored, ...]
@@ -44,6 +48,7 @@ class Materials:
     holdout: Holdout
     truth: Mapping[str, Picks]
     prior: float
+    grain_limit: float | None
 
     @property
     def held_labels(self) -> int:
@@ -70,7 +75,6 @@ def gather(
 
     Yield records and return the materials; None where ``stop`` was set before all were prepared.
     """
-    config = with_margin(config, collection)
     holdout = plan(collection, config.train.holdout, np.random.default_rng(config.train.seed))
     names = training_names(collection)
     if not names:
@@ -82,7 +86,7 @@ def gather(
     if chosen_algorithm(collection, config).strong_views:
         wanted += unlabelled_that_teach(collection, config, recipe)
     yield Note(f"validation: {holdout.how}")
-    stored: dict[str, Stored] = {}
+    stored, limit = dict[str, Stored](), None
     micrographs, reading = collection.by_name(), config.data.reading()
     for done, name in enumerate(wanted, 1):
         if stop.is_set():
@@ -95,9 +99,13 @@ def gather(
         except (InputError, OSError) as error:
             yield Failed(str(micrographs[name].path), str(error))
             continue
+        if name not in collection.picks:
+            labelled = [one for of, one in stored.items() if of in collection.picks]
+            limit = grain_limit(config, labelled) if limit is None else limit
+            image = known_grain(image, config.preprocess.working_diameter_px, limit)
         stored[name] = store(collection, config, holdout, folder, name, image)
         yield Prepared(name, done, len(wanted), float(1 - image.valid.mean()))
-    return assigned(collection, holdout, stored)
+    return assigned(collection, config, holdout, stored)
 
 
 def gathered(collection: Collection, config: RunConfig, folder: Path) -> Materials:
@@ -113,26 +121,40 @@ def gathered(collection: Collection, config: RunConfig, folder: Path) -> Materia
 
 def store(collection: Collection, config: RunConfig, holdout: Holdout, folder: Path, name: str, image: Image) -> Stored:
     """Write a prepared micrograph with the masks that its labels make."""
-    masks, centres = _masks(collection, config, holdout, name, image), _centres(collection, holdout, name, image)
+    masks = _masks(collection, config, holdout, name, image)
+    centres = _centres(collection, config, holdout, name, image)
     return Stored.write(folder, name, image, masks, centres)
 
 
-def assigned(collection: Collection, holdout: Holdout, stored: Mapping[str, Stored]) -> Materials:
+def assigned(collection: Collection, config: RunConfig, holdout: Holdout, stored: Mapping[str, Stored]) -> Materials:
     """Give each prepared micrograph its role; refuse what cannot teach."""
     teaching = [n for n in training_names(collection) if n not in holdout.areas or holdout.areas[n].partial]
     labelled = [stored[n] for n in teaching if n in stored]
     if not labelled:
         raise InputError("labels", "labelled micrographs", found="none that can be read", expected="one or more")
     validation = [stored[n] for n in holdout.areas if n in stored]
-    truth = {s.name: holdout.inside(collection.picks[s.name]) for s in validation}
+    truth = {s.name: holdout.inside(kept(collection, config, collection.picks[s.name])) for s in validation}
     unlabelled = [s for n, s in stored.items() if n not in collection.picks]
     prior = _prior(labelled)
     if not prior:
+        margin = f" Nothing is learned within {_margin(config):.0f} px of the border (search.edge_px)."
         raise InputError(
             "labels", "labelled area for training", found="none", expected="some particles outside bad areas",
-            remedy="Label more particles, or look at verglas inspect: are the labels where the particles are?",
+            remedy="Label more particles, or look at verglas inspect: are the labels where the particles are?"
+            + margin * (_margin(config) > 0),
         )  # fmt: skip
-    return Materials(tuple(labelled), tuple(unlabelled), tuple(validation), holdout, truth, prior)
+    limit = grain_limit(config, {one.name: one for one in (*labelled, *validation)}.values())
+    return Materials(tuple(labelled), tuple(unlabelled), tuple(validation), holdout, truth, prior, limit)
+
+
+def grain_limit(config: RunConfig, labelled: Iterable[Stored]) -> float | None:
+    """Return the grain beyond which an area is unlike all that is labelled; None where no area is."""
+    if not config.search.grain:
+        return None
+    diameter_px = config.preprocess.working_diameter_px
+    return (
+        config.search.grain * max((float(grain(one.image(), diameter_px).max()) for one in labelled), default=0) or None
+    )
 
 
 def chosen_algorithm(collection: Collection, config: RunConfig) -> Algorithm:
@@ -208,9 +230,9 @@ def unlabelled_names(collection: Collection) -> list[str]:
 def _masks(
     collection: Collection, config: RunConfig, holdout: Holdout, name: str, image: Image
 ) -> Sequence[np.ndarray]:
-    """Return target, known, unseen and held-out; nothing for an unlabelled micrograph."""
+    """Return target, known, unseen and held-out; for an unlabelled micrograph where it may teach, if not everywhere."""
     if name not in collection.picks:
-        return ()
+        return (within(collection, config, name, image),) if _margin(config) else ()
     picks, diameter_px = collection.picks[name], collection.diameter_px
     target, sure = config.target.draw(picks, image, diameter_px=diameter_px)
     sure = sure & within(collection, config, name, image)
@@ -221,21 +243,27 @@ def _masks(
 
 def within(collection: Collection, config: RunConfig, name: str, image: Image) -> Bool[np.ndarray, "h w"]:
     """Mark the pixels of a prepared micrograph that are no nearer to its border than a pick may be."""
-    margin, shape = config.search.edge_px, image.data.shape
-    assert not isinstance(margin, str), "a training knows its margin"
-    if not margin:
-        return np.ones(shape, bool)
-    row, column = np.indices(shape)
-    at = np.stack([column, row], axis=-1).reshape(-1, 2).astype(float)
-    distance = distance_to_border(image.grid.to_micrograph(at), collection.by_name()[name].shape)
-    return (distance >= margin).reshape(shape)
+    return away_from_border(image, collection.by_name()[name].shape, _margin(config))
 
 
-def _centres(collection: Collection, holdout: Holdout, name: str, image: Image) -> list[tuple[float, float]]:
+def _margin(config: RunConfig) -> float:
+    assert not isinstance(config.search.edge_px, str), "a training knows its margin"
+    return config.search.edge_px
+
+
+def kept(collection: Collection, config: RunConfig, picks: Picks) -> Picks:
+    """Return the labels that are no nearer to the border than a pick may be."""
+    shape = collection.by_name()[picks.micrograph].shape
+    return picks.where(distance_to_border(picks.xy, shape) >= _margin(config))
+
+
+def _centres(
+    collection: Collection, config: RunConfig, holdout: Holdout, name: str, image: Image
+) -> list[tuple[float, float]]:
     """Return where the labels that teach lie on the prepared image."""
     if name not in collection.picks:
         return []
-    xy = collection.picks[name].xy
+    xy = kept(collection, config, collection.picks[name]).xy
     if name in holdout.areas:
         xy = xy[~holdout.areas[name].holds(xy)]
     return [(x, y) for x, y in image.grid.from_micrograph(xy).tolist()]

@@ -109,7 +109,7 @@ def _look(student: UNet, average: UNet, stored: Stored, precision: Precision, kn
     maps.append(known or probability(average, image, precision=precision))
     p, q = maps[0].data.shape
     masks = torch.from_numpy(np.array(stored.masks()))[None]
-    labelled = masks.shape[1] > 1
+    labelled = masks.shape[1] > 2
     target = on_logits(masks[:, :1], stem, 0.5, (p, q)) if labelled else np.zeros((p, q), bool)
     unseen, held = (
         on_logits(masks[:, i : i + 1], stem, 1.0, (p, q)) if labelled else np.zeros((p, q), bool) for i in (2, 3)

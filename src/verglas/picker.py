@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -14,12 +14,14 @@ import torch
 from verglas import model as network
 from verglas.config import RunConfig
 from verglas.errors import InputError
+from verglas.grain import known_grain
 from verglas.io.micrographs import read_image, read_micrograph
 from verglas.model import UNet
 from verglas.pick import find
 from verglas.predict import ROTATIONS, Precision, all_around, at_precision, probability
 from verglas.preprocess import Preprocess
 from verglas.runs import Run
+from verglas.targets import away_from_border
 from verglas.types import Image, Micrograph, Picks
 
 T = TypeVar("T")
@@ -35,10 +37,14 @@ _WRONG_SIZE = 0.01
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Searched:
-    """All candidates of a micrograph, and the probability map they are peaks of."""
+    """All candidates of a micrograph, the probability map they are peaks of, and the share of it that is strange.
+
+    Strange is what has a coarser grain than all that was labelled, carbon above all; nothing is found there.
+    """
 
     picks: Picks
     probability: Image
+    strange: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +60,7 @@ class Picker:
     precision: Precision
     pixel_size_angstrom: float | None
     thorough: bool = False
+    grain_limit: float | None = None
 
     @classmethod
     def load(cls, run: str | Path, *, device: torch.device | None = None) -> "Picker":
@@ -63,6 +70,7 @@ class Picker:
         return cls(
             config, opened.preprocess(), network.to_device(opened.model(), device),
             at_precision(config.train.precision, device), opened.facts()["pixel_size_angstrom"],
+            grain_limit=opened.facts().get("grain_limit"),
         )  # fmt: skip
 
     def folded(self) -> "Picker":
@@ -105,8 +113,10 @@ class Picker:
 
     def search(self, micrograph: Micrograph) -> "Searched":
         """Return what is found on a micrograph."""
-        found = self.probability(self.prepare(micrograph))
-        return Searched(self.find(micrograph, found), found)
+        image = self.prepare(micrograph)
+        known = known_grain(image, self.recipe.working_diameter_px, self.grain_limit)
+        found = self.probability(known)
+        return Searched(self.find(micrograph, found), found, float(image.valid.mean() - known.valid.mean()))
 
     @property
     def device(self) -> torch.device:
@@ -130,9 +140,14 @@ class Picker:
             return all_around(self.network, image, precision=self.precision, orientations=ROTATIONS)
         return probability(self.network, image, precision=self.precision)
 
+    def inside(self, micrograph: Micrograph, found: Image) -> Image:
+        """Return a map with what is nearer to the border than a pick may be marked invalid."""
+        kept = away_from_border(found, micrograph.shape, float(self.config.search.edge_px))
+        return replace(found, valid=found.valid & kept)
+
     def find(self, micrograph: Micrograph, found: Image, **changes: float) -> Picks:
         """Return the peaks of a probability map, by the settings of the run but for ``changes``; see ``pick.find``."""
-        search = asdict(self.config.search) | changes
+        search = self.config.search.peaks() | changes
         return find(found, micrograph, diameter_px=self.recipe.diameter_px, **search)
 
 

@@ -23,6 +23,9 @@ from verglas.records import Failed, Note, Picked, Record, Summary
 from verglas.runs import Run
 from verglas.types import Micrograph, PickSet
 
+STRANGE = 0.02
+"""Share of a micrograph with a coarser grain than was labelled from which on it is told of."""
+
 
 @dataclass(frozen=True, slots=True)
 class Number:
@@ -50,7 +53,7 @@ def pick_into(
 
     With ``maps``, probability maps are kept in that folder. What could not be picked is listed beside ``out``.
     """
-    total, failed, began = len(found.micrographs), dict[str, str](), time.perf_counter()
+    total, failed, strange, began = len(found.micrographs), dict[str, str](), 0, time.perf_counter()
     failed.update((str(failure.path), failure.reason) for failure in found.failures)
     with PickFile(out, _key(picker, found.micrographs, maps)) as file:
         earlier = {row["name"] for row in file.done}
@@ -63,7 +66,8 @@ def pick_into(
                 yield Failed(str(micrograph.path), str(result))
             else:
                 if maps is not None:
-                    Stored.write(Path(maps), micrograph.name, result.probability)
+                    Stored.write(Path(maps), micrograph.name, picker.inside(micrograph, result.probability))
+                strange += result.strange > STRANGE
                 file.add(result.picks, micrograph.shape)
                 counted = None if isinstance(chosen, Number) else len(result.picks.above(chosen))
                 yield Picked(micrograph.name, len(file.done), total, len(result.picks), counted)
@@ -75,6 +79,11 @@ def pick_into(
                 out, "picks", found=f"none: all {total} micrographs failed", expected="one that can be picked",
                 remedy=f"The first reason: {next(iter(failed.values()))}",
             )  # fmt: skip
+        if strange:
+            yield Note(
+                f"{strange} of {total} micrographs have areas of a coarser grain than any that was labelled (carbon, "
+                "thick ice): nothing is picked there. To search them label one, or train with --set search.grain=0."
+            )
         if isinstance(chosen, Number):
             chosen = chosen.threshold(file.scores(), len(file.done))
         seconds, picked = time.perf_counter() - began, len(file.done) - len(earlier)

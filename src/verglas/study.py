@@ -317,6 +317,8 @@ def planned(study: Study, collections: Mapping[str, Collection]) -> tuple[list[C
         partly: Literal["partial", "complete"] = "partial" if partial and algorithm.partial else "complete"
         if partly == "complete":  # of clicks ``auto`` may make complete labels, which no other name does
             config = replace(config, algorithm=replace(config.algorithm, name=algorithm.name))
+        if partial and config.search.edge_px == "auto":  # clicks tell no margin, whatever they are taken for
+            config = replace(config, search=replace(config.search, edge_px=0.0))
         config = replace(config, data=replace(config.data, micrographs=(), labels=None, labels_are=partly))
         picked = algorithm.teacher == "picks" and partly == "partial"  # then it is the labelled ones that are picked
         taught |= pool if algorithm.strong_views and not picked else set()

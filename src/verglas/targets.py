@@ -66,6 +66,15 @@ def distance_to_nearest(
     return np.where(nearest <= within, nearest, np.inf)
 
 
+def away_from_border(image: Image, shape: tuple[int, int], margin_px: float) -> Bool[np.ndarray, "h w"]:
+    """Mark the pixels that keep a margin from the border of a micrograph of this shape; both in its own pixels."""
+    if not margin_px:
+        return np.ones(image.data.shape, bool)
+    row, column = np.indices(image.data.shape)
+    at = np.stack([column, row], axis=-1).reshape(-1, 2).astype(float)
+    return (distance_to_border(image.grid.to_micrograph(at), shape) >= margin_px).reshape(image.data.shape)
+
+
 def distance_to_border(xy: Float[np.ndarray, "n 2"], shape: tuple[int, int]) -> Float[np.ndarray, " n"]:
     """Return how far positions are from the outline of a micrograph, half a pixel outside the outermost centres."""
     height, width = shape

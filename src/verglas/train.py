@@ -96,8 +96,11 @@ def train(
     chosen = Note(f"algorithm: {chosen_algorithm(collection, config).name}")
     run.append(chosen)
     yield chosen
-    if measured and config.search.edge_px:
-        kept = Note(f"labels keep {config.search.edge_px:.0f} px from the border: nothing is learned or picked there")
+    if config.search.edge_px:
+        how = "as labels do" if measured else "by search.edge_px"
+        kept = Note(
+            f"{config.search.edge_px:.0f} px are kept from the border, {how}: nothing is learned or picked there"
+        )
         run.append(kept)
         yield kept
     materials = yield from _logged(run, gather(collection, config, recipe, prepared, stop))
@@ -438,7 +441,7 @@ class Trainer:
         return self._find(stored.name, found or probability(model, stored.image(), precision=self.precision))
 
     def _find(self, name: str, found: Image, **changes: float) -> Picks:
-        search = asdict(self.config.search) | {"exhaustive": False} | changes
+        search = self.config.search.peaks() | {"exhaustive": False} | changes
         return find(found, self.micrographs[name], diameter_px=self.collection.diameter_px, **search)
 
     def _update(self, labelled: Labelled, unlabelled: Unlabelled | None) -> dict[str, Tensor | float]:
@@ -658,6 +661,7 @@ def _finish(
         "seconds": trainer.seconds, "precision": trainer.precision, "device": str(trainer.device),
         "algorithm": trainer.algorithm.name, "threads": torch.get_num_threads(), "prior": materials.prior,
         "training_labels": trainer.training_labels(), "students": trainer.round,
+        "grain_limit": materials.grain_limit,
     })  # fmt: skip
     (run.folder / "resume.pt").unlink(missing_ok=True)
     shutil.rmtree(prepared, ignore_errors=True)

@@ -16,6 +16,7 @@ from verglas.doctor.calibrate import CUT_ANEW, cut
 from verglas.doctor.subject import Looked, Outcome
 from verglas.gates import RULES
 from verglas.matching import Pool
+from verglas.materials import kept
 
 ALIKE = next(rule for rule in RULES if rule.code == "R3").condition
 
@@ -149,7 +150,7 @@ def _blob_ap(outcome: Outcome) -> float:
     diameter, images = data.collection.diameter_px, {one.name: one.image for one in outcome.looked}
     micrographs, truth, inside = data.collection.by_name(), data.materials.truth, data.holdout.inside
     blobs = {n: baselines.blob_baseline(images[n], micrographs[n], diameter_px=diameter) for n in truth}
-    held = {name: inside(picks) for name, picks in blobs.items()}
+    held = {name: inside(kept(data.collection, data.config, picks)) for name, picks in blobs.items()}
     return Pool.of(held, truth).by_micrograph(diameter / 2).whole(None)["ap"]
 
 

@@ -79,7 +79,7 @@ class Data:
             name: store(self.collection, self.config, self.holdout, folder, name, image)
             for name, image in self.images.items()
         }
-        return assigned(self.collection, self.holdout, made)
+        return assigned(self.collection, self.config, self.holdout, made)
 
     @property
     def algorithm(self) -> Algorithm:
@@ -183,7 +183,7 @@ class Outcome:
         masks, stem = torch.from_numpy(np.array(stored.masks()))[None], self.data.config.model.stem
         p, q = found.data.shape
         parts = [np.zeros((p, q), bool)] * 3
-        if masks.shape[1] > 1:
+        if masks.shape[1] > 2:
             parts = [on_logits(masks[:, i : i + 1], stem, share, (p, q)) for i, share in ((0, 0.5), (1, 1.0), (3, 1.0))]
         return Looked(stored.name, image, found, *parts)
 
