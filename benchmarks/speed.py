@@ -44,7 +44,7 @@ from verglas import api
 from verglas.config import DataSettings, RunConfig
 from verglas.io.micrographs import read_image, read_micrograph
 from verglas.io.pickfile import PickFile
-from verglas.materials import gathered
+from verglas.materials import gathered, with_margin
 from verglas.picker import MOST_WORKERS, Picker
 from verglas.predict import autocast
 from verglas.preprocess import resize
@@ -403,6 +403,7 @@ def trainer_for(run: Path, labelled: int, device: torch.device, **changes: Any) 
         file.unlink()
     config = replace(RunConfig(), data=data).with_train(**changes)
     collection = api._collect(config).collection
+    config = with_margin(config, collection)
     materials = gathered(collection, config, folder / "prepared")
     return Trainer(config, materials, collection, device, lambda _: None)
 

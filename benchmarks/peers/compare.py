@@ -240,7 +240,7 @@ def _groups(rows: list[dict[str, Any]]) -> Iterator[tuple[tuple[str, str, str], 
 
 def quality_table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Yield figures, mean and lowest to highest over draws, and processor seconds on one thread."""
-    yield _joined("data", "labels", "picker", "draws", "AP .5 D", "F1 .5 D", "best F1", "AP .3 D", "F1 .3 D", "best F1",
+    yield _joined("data", "labels", "picker", "runs", "AP .5 D", "F1 .5 D", "best F1", "AP .3 D", "F1 .3 D", "best F1",
                   "picks / labels", "train cpu s", "pick cpu s", "MiB")  # fmt: skip
     yield "|---" * 14 + "|"
     usual = {key: group for key, group in _groups(rows) if key[2] == "verglas"}

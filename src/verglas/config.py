@@ -101,15 +101,15 @@ class SearchSettings:
     """How peaks are found in the probability map; see ``pick.find``. Radii are shares of the diameter.
 
     ``edge_px`` is the margin along the border of a micrograph where nothing is learned and nothing picked; ``auto`` is
-    the one that labels keep (``labels.margin_px``). Areas whose grain is more than ``grain`` times the coarsest of the
-    labelled micrographs are not searched, and nothing is learned there without labels; 0 searches them.
+    the one that labels keep (``labels.margin_px``). Where the grain is more than ``grain`` times the coarsest that
+    teaches by labels nothing is picked, and nothing is learned without labels; 0 searches everything.
     """
 
     least_score: Share = 0.01
     score_radius: Annotated[float, Field(ge=0, le=1)] = 0.1
     separation: Annotated[float, Field(ge=0, le=2)] = 0.45
     edge_px: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    grain: Annotated[float, Field(ge=0)] = 1.2
+    grain: Annotated[float, Field(ge=1)] | Literal[0] = 1.2
     exhaustive: bool = False
 
     def peaks(self) -> dict[str, Any]:

@@ -1,30 +1,35 @@
-"""How coarse the grain of a micrograph is, place by place: carbon and thick ice stand out from ice with particles.
+"""How coarse the grain of a micrograph is, place by place: carbon stands out from ice with particles.
 
 A network that never saw carbon ranks its grain above the particles. Where no labelled micrograph shows any, no label
-says what it is, but it can be told from all that they show: differences between neighbouring pixels hold next to
-nothing of a particle, and on carbon they are twice as large.
+says what it is, but it can be told from all that they show: differences between neighbouring pixels hold little of a
+particle and much of carbon.
 """
 
-from dataclasses import replace
-
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import ndimage
 
 from verglas.types import Image
 
-CELLS, WINDOW = 4, 8
+CELLS, WINDOW = 4, 9
 """Cells to a diameter, and cells along the window that grain is averaged over."""
 
 LEAST_VALID = 0.05
 """Share of a window that must be valid, or it says nothing."""
 
+FINE, COARSE = 0.1, 0.995
+"""Shares of the area. Grain is counted in that which so little is finer than, as carbon may cover all else; and the
+coarsest grain of an area is that which so much is finer than, as single places may be anything."""
+
+LEAST_CELLS = 1000
+"""A smaller labelled area, about eight diameters square, does not tell how grain varies."""
+
 
 def grain(image: Image, diameter_px: float) -> Float[np.ndarray, "r c"]:
-    """Return the root mean square difference of neighbours around each cell, in medians over the micrograph.
+    """Return the root mean square difference of neighbours around each cell, in that of the finest tenth of all.
 
-    The diameter is in pixels of the image. Cells are quarters of a diameter, windows two diameters. 0 where nothing is
-    valid.
+    The diameter is in pixels of the image. Cells are quarters of a diameter, windows a little over two. 0 where nothing
+    is valid.
     """
     side, valid = _side(diameter_px), image.valid.astype(np.float32)
     steps = np.diff(image.data, axis=1), np.diff(image.data, axis=0)
@@ -36,17 +41,24 @@ def grain(image: Image, diameter_px: float) -> Float[np.ndarray, "r c"]:
     )
     enough = pairs > LEAST_VALID * 2 * side**2
     level = np.sqrt(np.where(enough, squares / np.maximum(pairs, 1e-6), 0))
-    middle = np.median(level[enough]) if enough.any() else 0.0
-    return level / middle if middle else np.zeros_like(level)
+    fine = np.quantile(level[enough], FINE) if enough.any() else 0.0
+    return level / fine if fine else np.zeros_like(level)
 
 
-def known_grain(image: Image, diameter_px: float, limit: float | None) -> Image:
-    """Return the picture with the cells marked invalid whose grain is above a limit."""
+def coarsest(image: Image, diameter_px: float, where: Bool[np.ndarray, "h w"]) -> float | None:
+    """Return the coarsest grain of that part of a picture, but for half a percent of it; None where it is too small."""
+    side = _side(diameter_px)
+    inside = _summed(where.astype(np.float32), side, where.shape) > side**2 / 2
+    level = grain(image, diameter_px)[inside]
+    return float(np.quantile(level, COARSE)) if len(level) >= LEAST_CELLS else None
+
+
+def coarser(image: Image, diameter_px: float, limit: float | None) -> Bool[np.ndarray, "h w"]:
+    """Mark the pixels of the cells whose grain is above a limit."""
     if limit is None:
-        return image
+        return np.zeros(image.data.shape, bool)
     side, (h, w) = _side(diameter_px), image.data.shape
-    known = grain(image, diameter_px) <= limit
-    return replace(image, valid=image.valid & known.repeat(side, 0).repeat(side, 1)[:h, :w])
+    return (grain(image, diameter_px) > limit).repeat(side, 0).repeat(side, 1)[:h, :w]
 
 
 def _side(diameter_px: float) -> int:

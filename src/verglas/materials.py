@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from verglas.config import RunConfig
 from verglas.data import Cropping, Stored
 from verglas.errors import InputError
-from verglas.grain import grain, known_grain
+from verglas.grain import coarser, coarsest
 from verglas.holdout import Holdout, plan, training_names
 from verglas.io.micrographs import read_image
 from verglas.labels import margin_px
@@ -63,8 +63,8 @@ def with_margin(config: RunConfig, collection: Collection) -> RunConfig:
     """
     if config.search.edge_px != "auto":
         return config
-    teaching = {name: collection.picks[name] for name in training_names(collection)}
-    margin = margin_px(replace(collection, picks=teaching)) if collection.complete else 0.0
+    taught = {name: collection.picks[name] for name in training_names(collection)}
+    margin = margin_px(replace(collection, picks=taught)) if collection.complete else 0.0
     return replace(config, search=replace(config.search, edge_px=margin))
 
 
@@ -100,9 +100,9 @@ def gather(
             yield Failed(str(micrographs[name].path), str(error))
             continue
         if name not in collection.picks:
-            labelled = [one for of, one in stored.items() if of in collection.picks]
-            limit = grain_limit(config, labelled) if limit is None else limit
-            image = known_grain(image, config.preprocess.working_diameter_px, limit)
+            if limit is None:
+                limit = grain_limit(config, (stored[of] for of in teaching(collection, holdout) if of in stored))
+            image = known_grain(config, image, limit)
         stored[name] = store(collection, config, holdout, folder, name, image)
         yield Prepared(name, done, len(wanted), float(1 - image.valid.mean()))
     return assigned(collection, config, holdout, stored)
@@ -128,8 +128,7 @@ def store(collection: Collection, config: RunConfig, holdout: Holdout, folder: P
 
 def assigned(collection: Collection, config: RunConfig, holdout: Holdout, stored: Mapping[str, Stored]) -> Materials:
     """Give each prepared micrograph its role; refuse what cannot teach."""
-    teaching = [n for n in training_names(collection) if n not in holdout.areas or holdout.areas[n].partial]
-    labelled = [stored[n] for n in teaching if n in stored]
+    labelled = [stored[n] for n in teaching(collection, holdout) if n in stored]
     if not labelled:
         raise InputError("labels", "labelled micrographs", found="none that can be read", expected="one or more")
     validation = [stored[n] for n in holdout.areas if n in stored]
@@ -143,18 +142,30 @@ def assigned(collection: Collection, config: RunConfig, holdout: Holdout, stored
             remedy="Label more particles, or look at verglas inspect: are the labels where the particles are?"
             + margin * (_margin(config) > 0),
         )  # fmt: skip
-    limit = grain_limit(config, {one.name: one for one in (*labelled, *validation)}.values())
+    limit = grain_limit(config, labelled)
     return Materials(tuple(labelled), tuple(unlabelled), tuple(validation), holdout, truth, prior, limit)
 
 
+def known_grain(config: RunConfig, image: Image, limit: float | None) -> Image:
+    """Return a prepared micrograph with what is coarser than a limit marked invalid."""
+    return replace(image, valid=image.valid & ~coarser(image, config.preprocess.working_diameter_px, limit))
+
+
+def teaching(collection: Collection, holdout: Holdout) -> list[str]:
+    """Return the labelled micrographs that are not held out, or not as a whole."""
+    return [n for n in training_names(collection) if n not in holdout.areas or holdout.areas[n].partial]
+
+
 def grain_limit(config: RunConfig, labelled: Iterable[Stored]) -> float | None:
-    """Return the grain beyond which an area is unlike all that is labelled; None where no area is."""
+    """Return the grain beyond which an area is unlike all that teaches by its labels; None where that is not known."""
     if not config.search.grain:
         return None
-    diameter_px = config.preprocess.working_diameter_px
-    return (
-        config.search.grain * max((float(grain(one.image(), diameter_px).max()) for one in labelled), default=0) or None
-    )
+    found = []
+    for one in labelled:
+        _, known, unseen = one.masks()[:3]
+        found.append(coarsest(one.image(), config.preprocess.working_diameter_px, known | unseen))
+    told = [level for level in found if level is not None]
+    return config.search.grain * max(told) if told else None
 
 
 def chosen_algorithm(collection: Collection, config: RunConfig) -> Algorithm:

@@ -9,16 +9,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from verglas import model as network
 from verglas.config import RunConfig
 from verglas.errors import InputError
-from verglas.grain import known_grain
+from verglas.grain import coarser
 from verglas.io.micrographs import read_image, read_micrograph
 from verglas.model import UNet
 from verglas.pick import find
-from verglas.predict import ROTATIONS, Precision, all_around, at_precision, probability
+from verglas.predict import ROTATIONS, Precision, all_around, at_logits, at_precision, probability
 from verglas.preprocess import Preprocess
 from verglas.runs import Run
 from verglas.targets import away_from_border
@@ -114,9 +115,15 @@ class Picker:
     def search(self, micrograph: Micrograph) -> "Searched":
         """Return what is found on a micrograph."""
         image = self.prepare(micrograph)
-        known = known_grain(image, self.recipe.working_diameter_px, self.grain_limit)
-        found = self.probability(known)
-        return Searched(self.find(micrograph, found), found, float(image.valid.mean() - known.valid.mean()))
+        seen = self.probability(image)
+        found = self.known(image, seen)
+        return Searched(self.find(micrograph, found), found, float((found.data != seen.data).mean()))
+
+    def known(self, image: Image, found: Image) -> Image:
+        """Return the map of a prepared micrograph with 0 where its grain is coarser than on all that was labelled."""
+        strange = coarser(image, self.recipe.working_diameter_px, self.grain_limit)
+        there = at_logits(strange, self.network.shape.stem, found.data.shape)
+        return replace(found, data=np.where(there, 0, found.data))
 
     @property
     def device(self) -> torch.device:

@@ -53,7 +53,8 @@ def pick_into(
 
     With ``maps``, probability maps are kept in that folder. What could not be picked is listed beside ``out``.
     """
-    total, failed, strange, began = len(found.micrographs), dict[str, str](), 0, time.perf_counter()
+    total, failed, began = len(found.micrographs), dict[str, str](), time.perf_counter()
+    strange = dict[str, float]()
     failed.update((str(failure.path), failure.reason) for failure in found.failures)
     with PickFile(out, _key(picker, found.micrographs, maps)) as file:
         earlier = {row["name"] for row in file.done}
@@ -67,7 +68,8 @@ def pick_into(
             else:
                 if maps is not None:
                     Stored.write(Path(maps), micrograph.name, picker.inside(micrograph, result.probability))
-                strange += result.strange > STRANGE
+                if result.strange > STRANGE:
+                    strange[micrograph.name] = result.strange
                 file.add(result.picks, micrograph.shape)
                 counted = None if isinstance(chosen, Number) else len(result.picks.above(chosen))
                 yield Picked(micrograph.name, len(file.done), total, len(result.picks), counted)
@@ -80,9 +82,11 @@ def pick_into(
                 remedy=f"The first reason: {next(iter(failed.values()))}",
             )  # fmt: skip
         if strange:
+            most = max(strange, key=lambda name: strange[name])
             yield Note(
-                f"{strange} of {total} micrographs have areas of a coarser grain than any that was labelled (carbon, "
-                "thick ice): nothing is picked there. To search them label one, or train with --set search.grain=0."
+                f"{len(strange)} of {len(todo)} micrographs have areas of a coarser grain than any that was labelled, "
+                f"as carbon has: nothing is picked there. Most on {most} ({strange[most]:.0%}). To have such areas "
+                "searched label some of these, or train with --set search.grain=0."
             )
         if isinstance(chosen, Number):
             chosen = chosen.threshold(file.scores(), len(file.done))

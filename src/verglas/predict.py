@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
@@ -49,10 +49,14 @@ def probability(model: UNet, image: Image, *, precision: Precision = "float32", 
         tiles = cut(data, whole_px, model.shape.reach, model.shape.multiple)
         parts = [_forward(model, tile.data, precision) for tile in tiles]
         logits = stitch(tiles, parts, (-(-h // stem), -(-w // stem)), stem)
-    valid = image.valid[stem // 2 :: stem, stem // 2 :: stem]
-    p, q = logits.shape
-    valid = np.pad(valid, ((0, p - valid.shape[0]), (0, q - valid.shape[1])))
-    return Image(torch.sigmoid(logits).cpu().numpy(), output_grid(image.grid, stem), valid)
+    found = torch.sigmoid(logits).cpu().numpy()
+    return Image(found, output_grid(image.grid, stem), at_logits(image.valid, stem, found.shape))
+
+
+def at_logits(mask: Bool[np.ndarray, "h w"], stem: int, shape: tuple[int, int]) -> Bool[np.ndarray, "p q"]:
+    """Return a mask of an image at the middle of each logit, on a map of this shape; beyond the image it is not set."""
+    middle = mask[stem // 2 :: stem, stem // 2 :: stem]
+    return np.pad(middle, ((0, shape[0] - middle.shape[0]), (0, shape[1] - middle.shape[1])))
 
 
 def all_around(

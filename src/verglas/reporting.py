@@ -21,8 +21,9 @@ def _pages(run: Path, micrographs: Sequence[Micrograph], picks: PickSet, labels:
     picker, by_name, pages = Picker.load(run), picks.by_name(), []
     for micrograph in micrographs:
         image = picker.prepare(micrograph)
+        seen = picker.probability(image)
         found = by_name.get(micrograph.name, nothing(micrograph.name))
-        pages.append(Page(micrograph.name, image, found, labels.get(micrograph.name), picker.probability(image)))
+        pages.append(Page(micrograph.name, image, found, labels.get(micrograph.name), picker.known(image, seen)))
     return pages
 
 

@@ -24,7 +24,10 @@ from verglas.materials import (
     assigned,
     chosen_algorithm,
     cropping,
+    grain_limit,
+    known_grain,
     store,
+    teaching,
     unlabelled_names,
     with_margin,
 )
@@ -75,10 +78,12 @@ class Data:
     def materials(self) -> Materials:
         """The same micrographs, stored with their masks and given their roles."""
         folder = self.scratch / "prepared"
-        made = {
-            name: store(self.collection, self.config, self.holdout, folder, name, image)
-            for name, image in self.images.items()
-        }
+        made: dict[str, Stored] = {}
+        for name, image in self.images.items():
+            if name not in self.collection.picks:
+                taught = [made[of] for of in teaching(self.collection, self.holdout) if of in made]
+                image = known_grain(self.config, image, grain_limit(self.config, taught))
+            made[name] = store(self.collection, self.config, self.holdout, folder, name, image)
         return assigned(self.collection, self.config, self.holdout, made)
 
     @property
