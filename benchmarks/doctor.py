@@ -229,6 +229,16 @@ def _table(rows: list[dict[str, Any]], options: argparse.Namespace) -> Iterator[
     """Yield the confusion table in Markdown, then the controls, then the counts."""
     chosen = [row for row in rows if row["half"] == options.half and row["version"] == __version__
               and row["settings"] == sorted(options.set)]  # fmt: skip
+    if any(row["case"] in FAULTS for row in chosen):
+        yield from _confusion(chosen)
+    if any(row["case"] not in FAULTS for row in chosen):
+        yield from _controls(chosen)
+    days = sorted({row["date"] for row in chosen})
+    yield f"\nMade on {' and '.join(days)}, verglas {__version__}."
+
+
+def _confusion(chosen: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield which causes were named of runs with a fault."""
     yield "| fault | what | runs | first | first two | a warning by step 100 | what else was named first |"
     yield "|---|---|---|---|---|---|---|"
     first = second = total = 0
@@ -243,11 +253,7 @@ def _table(rows: list[dict[str, Any]], options: argparse.Namespace) -> Iterator[
         first, second, total = first + sum(top), second + sum(two), total + len(of)
         counts = [f"{sum(each)}/{len(of)}" for each in (top, two, soon)]
         yield "| " + " | ".join([name, fault.about, str(len(of)), *counts, ", ".join(others) or "-"]) + " |"
-    if any(row["case"] not in FAULTS for row in chosen):
-        yield from _controls(chosen)
     yield f"\n{total} runs with a fault: its cause is ranked first in {first}, first or second in {second}."
-    days = sorted({row["date"] for row in chosen})
-    yield f"Made on {' and '.join(days)}, verglas {__version__}."
 
 
 def _controls(chosen: list[dict[str, Any]]) -> Iterator[str]:

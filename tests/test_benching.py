@@ -53,7 +53,7 @@ def test_a_larger_batch_is_advised_where_it_costs_little(larger: float, said: st
 @pytest.mark.usefixtures("quick")
 def test_a_users_micrographs_are_measured_and_the_threads_left_as_they_were(tmp_path: Path) -> None:
     before = torch.get_num_threads()
-    config = configured(write_toy(tmp_path), "train.device='cpu'", "train.threads=2")
+    config = configured(write_toy(tmp_path), "train.device='cpu'", "train.threads=2", "search.edge_px=auto")
     records: list[Record] = list(api.bench(config))
     timed = [record for record in records if isinstance(record, Timed)]
     assert [(one.threads, one.precision) for one in timed] == [(2, "float32"), (2, "bfloat16"), (1, "float32")]
