@@ -101,6 +101,7 @@ def _run(data: Path, cell: dict[str, Any]) -> dict[str, Any]:
             began, micrograph = time.process_time(), read_micrograph(folder / "images" / f"{name}.png")
             prepared = picker.prepare(micrograph)
             seen = all_around(picker.network, prepared, precision=picker.precision, orientations=orientations)
+            seen = picker.known(prepared, seen)
             picker.find(micrograph, seen)
             seconds += (time.process_time() - began) / len(unseen)
             parts.append(picker.find(micrograph, seen, exhaustive=True))
