@@ -39,10 +39,8 @@ def completed(collection: Collection, config: RunConfig, device: torch.device) -
     is one. Micrographs that cannot be read keep their clicks: training says why.
     """
     run, micrographs, diameter_px = Run.open(GENERAL), collection.by_name(), collection.diameter_px
-    recipe, search = (
-        replace(run.preprocess(), diameter_px=diameter_px),
-        config.search.peaks() | {"exhaustive": False, "edge_px": 0.0},
-    )
+    recipe = replace(run.preprocess(), diameter_px=diameter_px)
+    search = config.search.peaks() | {"exhaustive": False, "edge_px": 0.0}
     model, precision = network.to_device(run.model(), device), at_precision(config.train.precision, device)
     picked, scores, clicked, other = dict[str, Picks](), list[float](), list[np.ndarray](), list[np.ndarray]()
     tested = collection.split.test if collection.split else ()

@@ -148,7 +148,7 @@ def unlabelled_batch(
     """
     weak, masks, planes = _crops(stored, how, generator)
     strong = torch.stack([how.photometry.view(weak, generator) for _ in range(views)])
-    teaches = masks if masks.shape[1] <= 2 else masks[:, -1:]
+    teaches = masks[:, -1:] if of_labelled(masks) else masks
     valid, belief = per_logit(teaches.all(1, keepdim=True), how.stem, 1.0), None
     if planes.shape[1]:
         belief, known = _believed(planes, how.stem)
@@ -159,6 +159,11 @@ def unlabelled_batch(
         pixels = mixed.repeat_interleave(how.stem, -1).repeat_interleave(how.stem, -2)
         strong = torch.where(pixels, strong.roll(1, 1), strong)
     return Unlabelled(weak, strong, valid, mixed, belief)
+
+
+def of_labelled(masks: Bool[Tensor, "b m h w"]) -> bool:
+    """Tell whether masks are those of a labelled micrograph: an unlabelled one has two at most."""
+    return masks.shape[1] > 2
 
 
 def per_logit(mask: Bool[Tensor, "b m h w"], stem: int, share: float) -> Bool[Tensor, "b m p q"]:

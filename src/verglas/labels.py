@@ -21,7 +21,7 @@ REACH = 1.25
 
 SPARSER, FEWEST_EXPECTED = 10, 6.0
 """A margin holds less than one in ten of the labels to be expected there, and where none is, six are expected. Labels
-spread evenly up to the border then seem to keep one in less than one of a hundred sets."""
+spread evenly up to the border then rarely seem to keep one, or one of a pixel where they are very many."""
 
 Ways = Callable[[Float[np.ndarray, "n 2"], tuple[int, int]], Mapping[str, Float[np.ndarray, "n 2"]]]
 """Other places that labels of a micrograph of this shape could be meant to have, by name."""

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import nn
 
-from verglas.data import Stored, per_logit
+from verglas.data import Stored, of_labelled, per_logit
 from verglas.model import UNet, batch_norms
 from verglas.predict import Precision, probability
 from verglas.ranking import average_precision, best_f1, precision_recall_curve
@@ -109,7 +109,7 @@ def _look(student: UNet, average: UNet, stored: Stored, precision: Precision, kn
     maps.append(known or probability(average, image, precision=precision))
     p, q = maps[0].data.shape
     masks = torch.from_numpy(np.array(stored.masks()))[None]
-    labelled = masks.shape[1] > 2
+    labelled = of_labelled(masks)
     target = on_logits(masks[:, :1], stem, 0.5, (p, q)) if labelled else np.zeros((p, q), bool)
     unseen, held = (
         on_logits(masks[:, i : i + 1], stem, 1.0, (p, q)) if labelled else np.zeros((p, q), bool) for i in (2, 3)

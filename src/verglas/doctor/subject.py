@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from verglas.config import RunConfig
-from verglas.data import Cropping, Stored
+from verglas.data import Cropping, Stored, of_labelled
 from verglas.errors import InputError
 from verglas.holdout import Holdout, plan, training_names
 from verglas.io.micrographs import read_image
@@ -188,7 +188,7 @@ class Outcome:
         masks, stem = torch.from_numpy(np.array(stored.masks()))[None], self.data.config.model.stem
         p, q = found.data.shape
         parts = [np.zeros((p, q), bool)] * 3
-        if masks.shape[1] > 2:
+        if of_labelled(masks):
             parts = [on_logits(masks[:, i : i + 1], stem, share, (p, q)) for i, share in ((0, 0.5), (1, 1.0), (3, 1.0))]
         return Looked(stored.name, image, found, *parts)
 
