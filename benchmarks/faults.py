@@ -243,7 +243,8 @@ FAULTS: dict[str, Fault] = {
     "F21": Fault("a labelled micrograph twice, renamed, with noise", ("SPLIT_LEAK",), spoil=_copy, labelled=4),
     "F22": Fault("60 % of the labels hidden, the rest called complete", ("PU_CEILING",), spoil=_each(_some(0.4))),
     "F23": Fault("rate of 1", ("LR_TOO_HIGH",), ("algorithm.name=supervised", "train.rate=1")),
-    "F24": Fault("bias of the output at -20", ("DEAD_OUTPUT",), during=_patched((UNet, "__init__", _dead))),
+    "F24": Fault("bias of the output at -20", ("DEAD_OUTPUT",), ("train.start_from=scratch",),
+                 during=_patched((UNet, "__init__", _dead))),
     "F25": Fault("label files without a row", ("LABELS_EMPTY",), spoil=_each(lambda _, xy: xy[:0])),
     "F27": Fault("targets inverted", ("INVERTED",), during=_patched(
         *_labelled_as(lambda batch: replace(batch, target=1 - batch.target)))),

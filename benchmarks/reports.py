@@ -72,6 +72,7 @@ FULL = Disc(core=1.0, ring=1.0)
 COMMON = (
     "target.core=1", "target.ring=1", "train.rate=1e-4", "train.warmup=0", "train.last_rate=1", "train.clip_norm=0",
     "guard.active=false", "guard.earliest=0", "guard.latest=1", "search.edge_px=0", "search.grain=0",
+    "train.start_from=scratch",
 )  # fmt: skip
 MEAN_TEACHER = (*COMMON, "train.batch=4", "algorithm.name=mean_teacher")
 FIXMATCH = (*COMMON, "train.batch=2", "algorithm.name=fixmatch")

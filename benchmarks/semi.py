@@ -4,6 +4,7 @@
     python benchmarks/semi.py --labelled 1,2,5 --algorithms supervised,auto --pools rest,with-test
     python benchmarks/semi.py --on rest --sets bgal_10017               # choosing settings: never on test micrographs
     python benchmarks/semi.py --clicks 10,30,100 --algorithms pu,auto,self_training,background,complete
+    python benchmarks/semi.py --algorithms supervised --over train.start_from=scratch    # what a default is worth
     python benchmarks/semi.py --table                                   # print what is in the results
 
 Each row of ``results/semi.jsonl`` is one training; a row that is there is not computed again. Draw d labels the
@@ -72,7 +73,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--on", choices=("test", "rest"), default="test")
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--over-defaults", action="store_true", help="gains of --set instead of those of algorithms")
+    parser.add_argument("--over", nargs="*", help="settings: gains of --set over these, not those of algorithms")
     parser.add_argument("--table", action="store_true")
     return parser.parse_args(arguments)
 
@@ -161,7 +162,7 @@ def _line(row: dict[str, Any]) -> str:
 def _table(rows: list[dict[str, Any]], options: argparse.Namespace) -> Iterator[str]:
     """Yield a table in Markdown: means over draws, and the paired gain in AP.
 
-    It is that over the first algorithm listed, or ``--over-defaults`` over the same algorithm without ``--set``.
+    It is that over the first algorithm listed, or that of ``--set`` over the settings ``--over``.
     """
     kind = "clicks" if options.clicks else "labelled"
     counts = [int(c) for c in (options.clicks or options.labelled).split(",")]
@@ -170,7 +171,7 @@ def _table(rows: list[dict[str, Any]], options: argparse.Namespace) -> Iterator[
         {(r["set"], r[kind], r["algorithm"], r["pool"], r["draw"]): r for r in rows
          if r["on"] == options.on and r["settings"] == settings and kind in r
          and r["pool"] in ("none", *options.pools.split(","))}
-        for settings in (sorted(options.set), [])
+        for settings in (sorted(options.set), sorted(options.over or []))
     )  # fmt: skip
     headings = ["data", kind, "algorithm", "pool", "draws", "AP .5 D", "gain (95 % interval)", "F1 .5 D", "AP .3 D",
                 "gain .3 D", "F1 .3 D", "s"]  # fmt: skip
@@ -180,7 +181,7 @@ def _table(rows: list[dict[str, Any]], options: argparse.Namespace) -> Iterator[
                    key=lambda c: (c[0], c[1], c[2] != "none", c[2], c[3]))  # fmt: skip
     for name, count, pool, index in cells:
         group = {k[4]: r for k, r in chosen.items() if k[:4] == (name, count, names[index], pool)}
-        over = (usual, names[index], pool) if options.over_defaults else (chosen, names[0], "none")
+        over = (usual, names[index], pool) if options.over is not None else (chosen, names[0], "none")
         base = {k[4]: r for k, r in over[0].items() if k[:4] == (name, count, *over[1:])}
         seconds = f"{statistics.median(r['train_seconds'] for r in group.values()):.0f}"
         figures = [_mean(group, "ap@0.5"), _gain(group, base, "ap@0.5"), _mean(group, "f1@0.5"),

@@ -205,9 +205,7 @@ def test_every_setting_is_written(tmp_path: Path) -> None:
     RunConfig().save(tmp_path / "config.toml")
     tree = tomllib.loads((tmp_path / "config.toml").read_text(encoding="utf-8"))
     assert set(tree) == {field.name for field in fields(RunConfig)}
-    assert set(tree["train"]) == {field.name for field in fields(TrainSettings)} - {"start_from", "centred"}, (
-        "None is left out"
-    )
+    assert set(tree["train"]) == {field.name for field in fields(TrainSettings)} - {"centred"}, "None is left out"
     assert set(tree["guard"]) == {field.name for field in fields(GuardSettings)}
     assert "diameter_px" not in tree["data"]
 
@@ -216,7 +214,6 @@ def test_by_default_the_algorithm_suits_itself_to_the_data_under_guard() -> None
     config = RunConfig()
     assert (config.algorithm.name, dict(config.algorithm.options)) == ("auto", {})
     assert config.guard.active
-    assert config.train.start_from is None
 
 
 def test_a_file_may_say_little(tmp_path: Path) -> None:

@@ -278,7 +278,15 @@ def test_a_last_layer_without_a_gradient_is_named(given: Callable[..., Data]) ->
 def test_a_second_stage_begins_elsewhere(trained: Path) -> None:
     config = configured(trained, "model.width=8", f"train.start_from='{trained / 'run'}'")
     with opened(None, api._collect(config).collection, config) as (data, _):
-        assert Init().check(data).verdict == "info"
+        found = Init().check(data)
+        assert (found.verdict, "those of another run" in found.sentence) == ("info", True)
+        with patch.object(Loss, "__call__", lambda self, logits, target, known: 0 * loss(self, logits, target, known)):
+            assert Init().check(data).code == "DEAD_OUTPUT"
+
+
+def test_a_start_from_the_general_network_is_said(given: Callable[..., Data]) -> None:
+    data = given(*GENERAL)
+    assert "those of the general network" in Init().check(data).sentence
 
 
 # --- learning by heart
@@ -290,8 +298,12 @@ def test_two_crops_are_learned_by_heart(given: Callable[..., Data]) -> None:
     assert float(found.evidence["pixel_ap"] or 0) > 0.9
 
 
-def test_too_low_a_rate_is_told_from_a_fault(given: Callable[..., Data]) -> None:
-    found = Overfit(steps=75).check(given("train.rate=0.00001"))
+GENERAL = ("model.width=16", "model.depth=3", "preprocess.working_diameter_px=24")
+
+
+@pytest.mark.parametrize("shape", [(), GENERAL], ids=["another shape", "that of the general network"])
+def test_too_low_a_rate_is_told_from_a_fault(shape: tuple[str, ...], given: Callable[..., Data]) -> None:
+    found = Overfit(steps=75).check(given("train.rate=1e-7", *shape))
     assert (found.verdict, found.evidence["rate"]) == ("info", 0.01)
 
 

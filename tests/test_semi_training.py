@@ -17,13 +17,14 @@ from torch import Tensor
 from toy import DIAMETER, configured, write_toy
 from verglas import data as batches
 from verglas.batch import Labelled
+from verglas.config import DataSettings, RunConfig
 from verglas.errors import InputError
 from verglas.gates import RULES, Guard, Rule
 from verglas.io.collections import collect
 from verglas.materials import AUTO, AUTO_PARTIAL, chosen_algorithm, gather, gathered
 from verglas.records import Note, Record, Ruled, Trained, Validated
 from verglas.runs import Run
-from verglas.train import Trainer, _streams, train
+from verglas.train import Trainer, _streams, start, train
 from verglas.types import Collection, Split
 
 TAUGHT = ("soft_teacher", "unimatch")  # one of each kind: the others share all they remember
@@ -508,6 +509,57 @@ def test_a_start_from_another_network_is_refused(data: Path, tmp_path: Path, set
 def test_a_start_from_another_diameter_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"start_from is .*diameter_px=16\.0.*; expected .*diameter_px=20\.0"):
         trainer(data, tmp_path, f"train.start_from={data / 'warm'}", diameter_px=20.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "general"),
+    [
+        ((), True),
+        (("train.start_from=general",), True),
+        (("train.start_from=scratch",), False),
+        (("model.width=8",), False),
+        (("preprocess.clip=4",), False),
+    ],
+)
+def test_a_training_starts_from_the_general_network_where_it_fits(
+    data: Path, settings: tuple[str, ...], general: bool
+) -> None:
+    begun = start(RunConfig().with_settings(settings), collection(data))
+    assert (begun is not None and begun.any_particle) == general
+
+
+@pytest.mark.parametrize("completed", [False, True])
+def test_clicks_are_learned_from_scratch_unless_another_start_is_asked_for(data: Path, completed: bool) -> None:
+    clicks = replace(collection(data), complete=completed)
+    config = RunConfig().with_settings(["data.labels_are=partial"])
+    assert start(config, clicks) is None
+    assert start(config.with_train(start_from="general"), clicks) is not None
+
+
+def test_a_folder_called_general_is_not_taken_for_the_general_network(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "general").mkdir()
+    monkeypatch.chdir(tmp_path)
+    begun = start(RunConfig(), collection(data))
+    assert begun is not None
+    assert begun.any_particle
+
+
+def test_the_general_network_is_no_start_for_another_shape(data: Path) -> None:
+    wanted = RunConfig().with_settings(["train.start_from=general", "model.width=8"])
+    with pytest.raises(InputError, match=r"train: start_from is .*Both stages need"):
+        start(wanted, collection(data))
+
+
+def test_weights_are_those_of_the_general_network_and_it_is_said(data: Path, tmp_path: Path) -> None:
+    given = DataSettings((str(data / "mics"),), str(data / "labels"), diameter_px=DIAMETER)
+    config = replace(RunConfig(), data=given).with_settings(["train.steps=1", "train.rate=1e-9", "search.edge_px=0"])
+    records = list(train(collection(data), config, tmp_path / "run"))
+    assert "weights at the start: those of the general network" in [r.text for r in records if isinstance(r, Note)]
+    ours, theirs = Run.open(tmp_path / "run").model().state_dict(), Run.general().model().state_dict()
+    learned = [key for key in ours if "running" not in key and "num_batches" not in key]
+    torch.testing.assert_close([ours[key] for key in learned], [theirs[key] for key in learned], atol=1e-6, rtol=0)
 
 
 def test_a_start_from_what_is_no_run_is_refused(data: Path, tmp_path: Path) -> None:

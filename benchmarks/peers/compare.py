@@ -44,7 +44,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results" / "peers.jsonl"
 SETS = ("bgal_10017", "cryoppp_10059", "cryoppp_10947", "klh", SIMULATED)
 UNTAUGHT = (*DETECTORS, "verglas general", "verglas general thorough")
-TAUGHT = ("verglas", "verglas thorough", "verglas supervised")
+TAUGHT = ("verglas", "verglas thorough", "verglas from scratch", "verglas supervised")
 GROUPS = (UNTAUGHT, TAUGHT, ("topaz", "topaz from scratch"))
 UPDATES = 400
 """Updates of Topaz, in place of 10,000: its training then takes at most ten times the processor time of ours."""
@@ -104,7 +104,8 @@ def _meant(method: str, amount: str, timing: bool) -> bool:
         return amount == "0"
     if timing:
         return amount == "1" and method in ("verglas", "verglas thorough", "topaz")
-    return amount.endswith("c") or (amount != "0" and method != "verglas supervised")
+    wanted = {"verglas supervised": amount.endswith("c"), "verglas from scratch": amount == "1"}
+    return amount != "0" and wanted.get(method, True)
 
 
 def _key(cell: dict[str, Any]) -> str:

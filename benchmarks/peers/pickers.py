@@ -129,11 +129,12 @@ def verglas(task: Task, _: int | None) -> Outcome:
     folder, run_folder = task.work / "labels", task.work / "run"
     write_labels(folder, task.labels.picks)
     supervised = task.method == "verglas supervised"
+    scratch = ("--set", "train.start_from=scratch") if task.method == "verglas from scratch" else ()
     options = (
         "--labels", folder, "--diameter-px", task.material.diameter_px, "--seed", task.seed, "--labels-are",
         "complete" if supervised or task.labels.complete else "partial", "--algorithm",
         "supervised" if supervised else "auto", "--set", f"train.threads={task.threads}",
-        *(() if task.timing else EXHAUSTIVE), *(NO_MARGIN if supervised else ()),
+        *(() if task.timing else EXHAUSTIVE), *(NO_MARGIN if supervised else ()), *scratch,
     )  # fmt: skip
     shown = [word for name in task.labels.names for word in ("-m", task.material.images[name])]
     train = _verglas(task, "train", "--out", run_folder, *options, *shown)
@@ -178,6 +179,7 @@ PICKERS: dict[str, Callable[[Task, int | None], Outcome]] = {
     "verglas general thorough": general,
     "verglas": verglas,
     "verglas thorough": verglas,
+    "verglas from scratch": verglas,
     "verglas supervised": verglas,
     "topaz": trained,
     "topaz from scratch": trained,

@@ -16,7 +16,7 @@ from verglas.monitor import auc
 from verglas.pick import find
 from verglas.predict import all_around, at_precision
 from verglas.records import Failed, Note, Record
-from verglas.runs import GENERAL, Run
+from verglas.runs import Run
 from verglas.targets import distance_to_nearest
 from verglas.types import Collection, Picks, nothing
 
@@ -38,7 +38,7 @@ def completed(collection: Collection, config: RunConfig, device: torch.device) -
     It never saw a click, so each click tells honestly whether it knows these particles and from which score on a pick
     is one. Micrographs that cannot be read keep their clicks: training says why.
     """
-    run, micrographs, diameter_px = Run.open(GENERAL), collection.by_name(), collection.diameter_px
+    run, micrographs, diameter_px = Run.general(), collection.by_name(), collection.diameter_px
     recipe = replace(run.preprocess(), diameter_px=diameter_px)
     search = config.search.peaks() | {"exhaustive": False, "edge_px": 0.0}
     model, precision = network.to_device(run.model(), device), at_precision(config.train.precision, device)

@@ -25,6 +25,9 @@ from verglas.targets import Disc
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
+STARTS = ("auto", "scratch")
+"""What a training may start from that is no run: the general network where it fits, and drawn weights."""
+
 
 @dataclass(frozen=True, slots=True)
 class DataSettings:
@@ -64,8 +67,8 @@ class TrainSettings:
     cosine. ``clip_norm`` bounds the norm of the gradient, 0 for none. ``average`` is the span of the running
     average of the weights as a share of the steps. ``holdout`` is the share of the labels kept for validation.
     ``centred`` is the share of labelled crops cut around a label, for balanced sampling: by default none where
-    labels are complete, half of them while partial ones teach. ``start_from`` is a run whose weights are the start:
-    training in two stages.
+    labels are complete, half of them while partial ones teach. ``start_from`` is the run whose weights are the start,
+    for training in two stages; ``auto`` is the general network where it fits (``train.start``), ``scratch`` none.
     """
 
     steps: Annotated[int, Field(ge=1)] = 400
@@ -79,7 +82,7 @@ class TrainSettings:
     average: Share = 0.02
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.25
     centred: Share | None = None
-    start_from: str | None = None
+    start_from: str = "auto"
     validate_every: Annotated[int, Field(ge=1)] = 50
     save_every: Annotated[int, Field(ge=1)] = 100
     seed: Annotated[int, Field(ge=0)] = 0

@@ -58,6 +58,11 @@ class Run:
         return run
 
     @classmethod
+    def general(cls) -> "Run":
+        """Open the run that comes with verglas, whatever else is called like it."""
+        return cls.open(Path(__file__).parent / GENERAL)
+
+    @classmethod
     def begun(cls, folder: str | Path) -> "Run":
         """Open a run whose training may not have ended: its settings and records are there."""
         run = cls(Path(folder))

@@ -22,7 +22,7 @@ import tomli_w
 from pydantic import Field
 
 from verglas import __version__
-from verglas.config import RunConfig, sentence
+from verglas.config import STARTS, RunConfig, sentence
 from verglas.errors import InputError
 from verglas.io._base import copies, micrograph_name, write_text
 from verglas.io.picks import write_picks
@@ -152,8 +152,8 @@ def _check(study: Study, where: str) -> None:
         _check_start(study, row, where)
         for data in study.data:
             config = study.config(data, row)
-            if config.data != own[data].data or (config.train.seed, config.train.start_from) != (0, None):
-                expected = "no data, train.seed or train.start_from: the study sets these"
+            if config.data != own[data].data or config.train.seed or config.train.start_from not in STARTS:
+                expected = "no data, no train.seed and no run in train.start_from: the study sets these"
                 raise InputError(where, f"rows.{row}", found="one of them, here or in settings", expected=expected)
 
 

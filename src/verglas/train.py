@@ -51,7 +51,7 @@ from verglas.predict import Precision, all_around, at_precision, autocast, proba
 from verglas.preprocess import Preprocess
 from verglas.ranking import average_precision, best_f1, standard_error
 from verglas.records import Note, Picked, Progress, Record, Ruled, Trained, Validated
-from verglas.runs import COMPLETED, FORMAT, Run
+from verglas.runs import COMPLETED, FORMAT, GENERAL, Run
 from verglas.ssl import Algorithm
 from verglas.types import Collection, Image, Picks, PickSet
 
@@ -86,23 +86,15 @@ def train(
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     fingerprint = _fingerprint(collection, config)
-    chosen_algorithm(collection, config)  # refused before anything is written
+    chosen_algorithm(collection, config)  # these two refuse before anything is written
+    start(config, collection)
     saved = _begin(run, config, fingerprint)
     recipe = config.recipe(collection.diameter_px)
     prepared = folder / "prepared" / fingerprint
     collection = run.completed(collection)
     if saved is None:
         collection = yield from _logged(run, _whole(collection, config, run, device))
-    chosen = Note(f"algorithm: {chosen_algorithm(collection, config).name}")
-    run.append(chosen)
-    yield chosen
-    if config.search.edge_px:
-        how = "as labels do" if measured else "by search.edge_px"
-        kept = Note(
-            f"{config.search.edge_px:.0f} px are kept from the border, {how}: nothing is learned or picked there"
-        )
-        run.append(kept)
-        yield kept
+    yield from _logged(run, _told(collection, config, measured))
     materials = yield from _logged(run, gather(collection, config, recipe, prepared, stop))
     if materials is None:
         yield Trained(str(folder), 0, 0.0, True, None, "stopped: repeat the command to go on")
@@ -131,6 +123,17 @@ def train(
         record = Trained(str(folder), trainer.step, trainer.seconds, False, point.threshold, point.how)
     run.append(record)
     yield record
+
+
+def _told(collection: Collection, config: RunConfig, measured: bool) -> Generator[Record, None, None]:
+    """Say what was chosen for these data."""
+    yield Note(f"algorithm: {chosen_algorithm(collection, config).name}")
+    run, margin = start(config, collection), config.search.edge_px
+    given = None if run is None else "those of the general network" if run.any_particle else f"those of {run.folder}"
+    yield Note(f"weights at the start: {given or 'drawn'}")
+    if margin:
+        how = "as labels do" if measured else "by search.edge_px"
+        yield Note(f"{margin:.0f} px are kept from the border, {how}: nothing is learned or picked there")
 
 
 def resolved_device(name: str) -> torch.device:
@@ -514,16 +517,39 @@ def _another(seed: int, consumer: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{consumer} {seed}".encode(), digest_size=4).digest())
 
 
+def start(config: RunConfig, collection: Collection) -> Run | None:
+    """Return the run whose weights a training starts from; None where they are drawn.
+
+    ``auto`` is the general network, unless it has another shape or other preprocessing. Nor is it where clicks teach:
+    if it knows what was clicked, it has completed the labels, and what begins with its weights would repeat its errors.
+    """
+    wanted, recipe = config.train.start_from, config.recipe(collection.diameter_px)
+    if wanted == "scratch" or (wanted == "auto" and config.data.labels_are == "partial"):
+        return None
+    run = Run.general() if wanted == "auto" else Run.open(wanted)
+    given = replace(run.preprocess(), diameter_px=recipe.diameter_px) if run.any_particle else run.preprocess()
+    if given == recipe and run.config.model == config.model:
+        return run
+    if wanted == "auto":
+        return None
+    raise InputError(
+        "train", "start_from", found=f"{given}, {run.config.model}", expected=f"{recipe}, {config.model}",
+        remedy="Both stages need the same diameter, the same preprocessing and the same network.",
+    )  # fmt: skip
+
+
+def _name_of(run: Run | None) -> dict[str, str] | None:
+    """Return where weights come from, and which they are."""
+    if run is None:
+        return None
+    digest = hashlib.blake2b((run.folder / "model.safetensors").read_bytes(), digest_size=8).hexdigest()
+    return {"run": GENERAL if run.any_particle else str(run.folder), "weights": digest}
+
+
 def beginning(config: RunConfig, materials: Materials, collection: Collection, again: int = 0) -> UNet:
-    """Return a network with weights drawn, by other lots ``again``, or with those of the run to start from."""
-    if config.train.start_from is not None:
-        run = Run.open(config.train.start_from)
-        recipe, shape = config.recipe(collection.diameter_px), run.config.model
-        if run.preprocess() != recipe or shape != config.model:
-            raise InputError(
-                "train", "start_from", found=f"{run.preprocess()}, {shape}", expected=f"{recipe}, {config.model}",
-                remedy="Both stages need the same diameter, the same preprocessing and the same network.",
-            )  # fmt: skip
+    """Return a network with the weights of the run to start from, or with drawn ones, by other lots ``again``."""
+    run = start(config, collection)
+    if run is not None:
         return run.model().train()
     with torch.random.fork_rng():
         seed = config.train.seed
@@ -661,7 +687,7 @@ def _finish(
         "seconds": trainer.seconds, "precision": trainer.precision, "device": str(trainer.device),
         "algorithm": trainer.algorithm.name, "threads": torch.get_num_threads(), "prior": materials.prior,
         "training_labels": trainer.training_labels(), "students": trainer.round,
-        "grain_limit": materials.grain_limit,
+        "grain_limit": materials.grain_limit, "started_from": _name_of(start(trainer.config, trainer.collection)),
     })  # fmt: skip
     (run.folder / "resume.pt").unlink(missing_ok=True)
     shutil.rmtree(prepared, ignore_errors=True)

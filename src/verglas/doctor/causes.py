@@ -100,7 +100,7 @@ CAUSES: tuple[Cause, ...] = (
           "Take pseudo-labels without a gradient.", {"TEACHER_GRADIENT": DIRECT}, AFTERMATH),
     Cause("TEACHER_DEAD", "The averaged model fades to nothing.", "Average in place: a * old + (1 - a) * new.",
           {"TEACHER_DEAD": DIRECT, "TEACHER_STALE": SOME}, (*AFTERMATH, "TEACHER_STALE", "TEACHER_BUFFERS")),
-    Cause("TEACHER_STALE", "The averaged model still remembers its random beginning, or never moves.",
+    Cause("TEACHER_STALE", "The averaged model still remembers its beginning, or never moves.",
           "Let the average warm up (--set train.average=0.02), and take the student's weights before it teaches.",
           {"TEACHER_STALE": DIRECT, "ema=ok": -STRONG}, AFTERMATH),
     Cause("TEACHER_BUFFERS", "The averaged model has the student's weights but not its batch statistics.",

@@ -52,8 +52,10 @@ class Init(DataCheck):
             sentence = f"At a rate of {data.config.train.rate:g} AdamW moves each weight by about that much at a step: "
             sentence += f"{numbers['step_over_weight']:.1f} times the size of a weight."
             return Finding("fail", sentence, evidence, "LR_TOO_HIGH", "--set train.rate=0.001")
-        if data.config.train.start_from is not None and sound:
-            return Finding("info", f"The network goes on from a trained one; its mean logit is {mean:.2f}.", evidence)
+        if data.start is not None and sound and gradient >= self.least_gradient:
+            whose = "the general network" if data.start.any_particle else "another run"
+            sentence = f"Weights are those of {whose}; the mean logit is {mean:.2f} for {wanted:.2f}, with a gradient."
+            return Finding("info", sentence, evidence)
         if not (sound and off <= self.most_off and gradient >= self.least_gradient):
             return Finding(
                 "fail", f"The output begins at a mean logit of {mean:.2f}, where {wanted:.2f} is the share of "

@@ -78,7 +78,7 @@ class Overfit(DataCheck):
         return Finding("ok", f"The network learns {by_heart}.", evidence)
 
     def _learned(self, data: Data, batch: Labelled, rate: float) -> Learned:
-        settings, algorithm, model = data.config.train, data.alone, data.network()
+        settings, algorithm, model = data.config.train, data.alone, data.drawn()
         optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=settings.weight_decay)
         losses, ap = [], 0.0
         for step in range(1, self.steps + 1):

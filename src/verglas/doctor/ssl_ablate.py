@@ -104,6 +104,6 @@ def _of_another(network: nn.Module, given: tuple[object, ...], logits: Float[Ten
 def _shortened(config: RunConfig, outcome: Outcome, steps: int) -> RunConfig:
     """Return the settings of a short training from the run's weights that nothing interferes with."""
     config = config.with_train(
-        steps=steps, validate_every=steps, save_every=steps, device="cpu", start_from=str(outcome.run.folder)
+        steps=steps, validate_every=steps, save_every=steps, device="cpu", start_from=str(outcome.run.folder.absolute())
     )
     return replace(config, guard=replace(config.guard, active=False))

@@ -36,7 +36,7 @@ from verglas.monitor import on_logits
 from verglas.picker import Picker
 from verglas.runs import Run
 from verglas.ssl import Algorithm
-from verglas.train import beginning
+from verglas.train import beginning, start
 from verglas.types import Collection, Image
 
 MOST_LABELLED, MOST_UNLABELLED = 6, 2
@@ -101,9 +101,18 @@ class Data:
         """How training cuts its tiles."""
         return cropping(self.collection, self.config)
 
+    @property
+    def start(self) -> Run | None:
+        """The run whose weights training starts from."""
+        return start(self.config, self.collection)
+
     def network(self) -> UNet:
         """Return a network as training would begin with."""
         return beginning(self.config, self.materials, self.collection)
+
+    def drawn(self) -> UNet:
+        """Return a network that has learned nothing."""
+        return beginning(self.config.with_train(start_from="scratch"), self.materials, self.collection)
 
     def generator(self, consumer: str) -> torch.Generator:
         """Return a stream of the consumer's own."""

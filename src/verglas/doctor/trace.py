@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import nn
 
+from verglas.config import STARTS
 from verglas.doctor import figures
 from verglas.doctor._base import Finding, RunCheck, skipped
 from verglas.doctor._kinds import Kind, Seen, first
@@ -91,7 +92,7 @@ class Trace(RunCheck):
             return skipped("The training has no records of steps yet.")
         validated = _last_way(outcome.watched())
         history = [_known(record["watch"]) for record in validated]
-        patience, anew = outcome.data.config.guard.patience, outcome.data.config.train.start_from is None
+        patience, anew = outcome.data.config.guard.patience, outcome.data.config.train.start_from in STARTS
         steps = outcome.own_steps(int(told[-1]["step"]))
         last = [record for record in told if record["step"] > told[-1]["step"] - steps]
         seen = _loss(last, anew) | _validations(validated, history, patience) | _ruled(history)
