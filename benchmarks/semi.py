@@ -15,8 +15,8 @@ the ``rest`` of those not on the test list, or these and the test images ``with-
 
 With ``--clicks n`` only n labels, drawn at random, of three micrographs are given: ``background`` takes the rest of
 these micrographs for background, ``pu`` and ``self_training`` leave it open, ``auto`` lets the general network complete
-the labels if it can, ``complete`` has all labels of the same micrographs. As clicks tell no margin along the border,
-none is kept by any of them.
+the labels if it can, ``complete`` has all labels of the same micrographs. As clicks tell no margin along the border
+and are learned from drawn weights, so is it for all of them.
 """
 
 import argparse
@@ -113,7 +113,9 @@ def _run(data: Path, cell: dict[str, Any]) -> dict[str, Any]:
             diameter_px=meta["diameter_px"],
         )  # fmt: skip
         algorithm = {"background": "supervised", "complete": "supervised"}.get(cell["algorithm"], cell["algorithm"])
-        naive = ["search.edge_px=0"] if cell["algorithm"] in ("background", "complete") else []
+        naive = (
+            ["search.edge_px=0", "train.start_from=scratch"] if cell["algorithm"] in ("background", "complete") else []
+        )
         settings = [f"algorithm.name={algorithm}", f"train.seed={cell['draw']}", "train.threads=1", *naive,
                     *cell["settings"]]  # fmt: skip
         records = list(api.train(replace(RunConfig(), data=where).with_settings(settings), work / "run"))

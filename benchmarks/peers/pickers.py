@@ -30,8 +30,8 @@ WORKING_DIAMETERS_PX = (27.0, 19.0, 13.5, 9.5)
 EXHAUSTIVE = ("--set", "search.exhaustive=true")
 """Topaz lists the best pixel left again and again, and AP counts the whole list: ours is to be as long."""
 
-NO_MARGIN = ("--set", "search.edge_px=0")
-"""Clicks taken for all there is would set a margin by what nobody clicked on."""
+AS_CLICKS = ("--set", "search.edge_px=0", "--set", "train.start_from=scratch")
+"""Clicks tell no margin and are learned from drawn weights, whatever they are taken for."""
 
 TIMED, TIMED_OURS = 16, 160
 """Micrographs that are picked for the clock; one alone is picked before, and its time taken off."""
@@ -134,7 +134,7 @@ def verglas(task: Task, _: int | None) -> Outcome:
         "--labels", folder, "--diameter-px", task.material.diameter_px, "--seed", task.seed, "--labels-are",
         "complete" if supervised or task.labels.complete else "partial", "--algorithm",
         "supervised" if supervised else "auto", "--set", f"train.threads={task.threads}",
-        *(() if task.timing else EXHAUSTIVE), *(NO_MARGIN if supervised else ()), *scratch,
+        *(() if task.timing else EXHAUSTIVE), *(AS_CLICKS if supervised else ()), *scratch,
     )  # fmt: skip
     shown = [word for name in task.labels.names for word in ("-m", task.material.images[name])]
     train = _verglas(task, "train", "--out", run_folder, *options, *shown)

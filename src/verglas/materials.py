@@ -68,6 +68,14 @@ def with_margin(config: RunConfig, collection: Collection) -> RunConfig:
     return replace(config, search=replace(config.search, edge_px=margin))
 
 
+def of_clicks(config: RunConfig) -> RunConfig:
+    """Return the settings as clicks have them, whatever they are taken for: no margin, and weights that are drawn."""
+    search, train = config.search, config.train
+    search = replace(search, edge_px=0.0) if search.edge_px == "auto" else search
+    train = replace(train, start_from="scratch") if train.start_from == "auto" else train
+    return replace(config, search=search, train=train)
+
+
 def gather(
     collection: Collection, config: RunConfig, recipe: Preprocess, folder: Path, stop: threading.Event
 ) -> Generator[Record, None, Materials | None]:

@@ -26,7 +26,7 @@ from verglas.config import STARTS, RunConfig, sentence
 from verglas.errors import InputError
 from verglas.io._base import copies, micrograph_name, write_text
 from verglas.io.picks import write_picks
-from verglas.materials import stands_for
+from verglas.materials import of_clicks, stands_for
 from verglas.ranking import generator
 from verglas.records import plain
 from verglas.ssl import Algorithm, make_algorithm
@@ -317,8 +317,7 @@ def planned(study: Study, collections: Mapping[str, Collection]) -> tuple[list[C
         partly: Literal["partial", "complete"] = "partial" if partial and algorithm.partial else "complete"
         if partly == "complete":  # of clicks ``auto`` may make complete labels, which no other name does
             config = replace(config, algorithm=replace(config.algorithm, name=algorithm.name))
-        if partial and config.search.edge_px == "auto":  # clicks tell no margin, whatever they are taken for
-            config = replace(config, search=replace(config.search, edge_px=0.0))
+        config = of_clicks(config) if partial else config
         config = replace(config, data=replace(config.data, micrographs=(), labels=None, labels_are=partly))
         picked = algorithm.teacher == "picks" and partly == "partial"  # then it is the labelled ones that are picked
         taught |= pool if algorithm.strong_views and not picked else set()
