@@ -214,6 +214,7 @@ def test_by_default_the_algorithm_suits_itself_to_the_data_under_guard() -> None
     config = RunConfig()
     assert (config.algorithm.name, dict(config.algorithm.options)) == ("auto", {})
     assert config.guard.active
+    assert config.train.start_from == "auto"
 
 
 def test_a_file_may_say_little(tmp_path: Path) -> None:

@@ -301,9 +301,11 @@ def test_two_crops_are_learned_by_heart(given: Callable[..., Data]) -> None:
 GENERAL = ("model.width=16", "model.depth=3", "preprocess.working_diameter_px=24")
 
 
-@pytest.mark.parametrize("shape", [(), GENERAL], ids=["another shape", "that of the general network"])
-def test_too_low_a_rate_is_told_from_a_fault(shape: tuple[str, ...], given: Callable[..., Data]) -> None:
-    found = Overfit(steps=75).check(given("train.rate=1e-7", *shape))
+@pytest.mark.parametrize(
+    ("rate", "shape"), [(0.00001, ()), (1e-7, GENERAL)], ids=["another shape", "that of the general network"]
+)
+def test_too_low_a_rate_is_told_from_a_fault(rate: float, shape: tuple[str, ...], given: Callable[..., Data]) -> None:
+    found = Overfit(steps=75).check(given(f"train.rate={rate:.7f}", *shape))
     assert (found.verdict, found.evidence["rate"]) == ("info", 0.01)
 
 

@@ -288,7 +288,7 @@ def test_the_example_of_the_docs_is_a_study() -> None:
         ({"rows": {"a": {"train": {"step": 3}}}}, "Did you mean train.steps"),
         ({"rows": {"a": {"train": {"seed": 3}}}}, "the study sets these"),
         ({"rows": {"a": {"data": {"labels": "else"}}}}, "the study sets these"),
-        ({"set": ["train.start_from=run"]}, "no run in train.start_from"),
+        ({"set": ["train.start_from=run"]}, "no run in train.start_from: the study sets these"),
         ({"rows": {"a": {"start": {"row": "b", "amount": 0.2}}}}, "rows.a.start is"),
         ({"rows": {"a": {"start": {"row": "a", "amount": 0.2}}}}, "a circle"),
         ({"rows": {"a": {"start": {"row": "b", "amount": 0.3}}, "b": {}}}, r"start.amount is 0\.3"),

@@ -30,7 +30,9 @@ WORKING_DIAMETERS_PX = (27.0, 19.0, 13.5, 9.5)
 EXHAUSTIVE = ("--set", "search.exhaustive=true")
 """Topaz lists the best pixel left again and again, and AP counts the whole list: ours is to be as long."""
 
-AS_CLICKS = ("--set", "search.edge_px=0", "--set", "train.start_from=scratch")
+FROM_SCRATCH = ("--set", "train.start_from=scratch")
+
+AS_CLICKS = ("--set", "search.edge_px=0", *FROM_SCRATCH)
 """Clicks tell no margin and are learned from drawn weights, whatever they are taken for."""
 
 TIMED, TIMED_OURS = 16, 160
@@ -129,7 +131,7 @@ def verglas(task: Task, _: int | None) -> Outcome:
     folder, run_folder = task.work / "labels", task.work / "run"
     write_labels(folder, task.labels.picks)
     supervised = task.method == "verglas supervised"
-    scratch = ("--set", "train.start_from=scratch") if task.method == "verglas from scratch" else ()
+    scratch = FROM_SCRATCH if task.method == "verglas from scratch" else ()
     options = (
         "--labels", folder, "--diameter-px", task.material.diameter_px, "--seed", task.seed, "--labels-are",
         "complete" if supervised or task.labels.complete else "partial", "--algorithm",

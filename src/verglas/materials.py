@@ -2,8 +2,9 @@
 
 import math
 import threading
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -94,26 +95,22 @@ def gather(
     if chosen_algorithm(collection, config).strong_views:
         wanted += unlabelled_that_teach(collection, config, recipe)
     yield Note(f"validation: {holdout.how}")
-    stored, limit = dict[str, Stored](), None
+    shelf = Shelf(collection, config, holdout, folder)
     micrographs, reading = collection.by_name(), config.data.reading()
     for done, name in enumerate(wanted, 1):
         if stop.is_set():
             return None
         if Stored.exists(folder, name):
-            stored[name] = Stored.open(folder, name)
+            shelf.stored[name] = Stored.open(folder, name)
             continue
         try:
             image = recipe.prepare(read_image(micrographs[name], reading))
         except (InputError, OSError) as error:
             yield Failed(str(micrographs[name].path), str(error))
             continue
-        if name not in collection.picks:
-            if limit is None:
-                limit = grain_limit(config, (stored[of] for of in teaching(collection, holdout) if of in stored))
-            image = known_grain(config, image, limit)
-        stored[name] = store(collection, config, holdout, folder, name, image)
-        yield Prepared(name, done, len(wanted), float(1 - image.valid.mean()))
-    return assigned(collection, config, holdout, stored)
+        valid = shelf.store(name, image).valid
+        yield Prepared(name, done, len(wanted), float(1 - valid.mean()))
+    return shelf.materials()
 
 
 def gathered(collection: Collection, config: RunConfig, folder: Path) -> Materials:
@@ -127,53 +124,61 @@ def gathered(collection: Collection, config: RunConfig, folder: Path) -> Materia
             return materials
 
 
-def store(collection: Collection, config: RunConfig, holdout: Holdout, folder: Path, name: str, image: Image) -> Stored:
-    """Write a prepared micrograph with the masks that its labels make."""
-    masks = _masks(collection, config, holdout, name, image)
-    centres = _centres(collection, config, holdout, name, image)
-    return Stored.write(folder, name, image, masks, centres)
+class Shelf:
+    """Prepared micrographs, stored in a folder as they come, with the masks that their labels make.
 
+    Labelled ones come first: by their grain it is told which parts of the others may teach.
+    """
 
-def assigned(collection: Collection, config: RunConfig, holdout: Holdout, stored: Mapping[str, Stored]) -> Materials:
-    """Give each prepared micrograph its role; refuse what cannot teach."""
-    labelled = [stored[n] for n in teaching(collection, holdout) if n in stored]
-    if not labelled:
-        raise InputError("labels", "labelled micrographs", found="none that can be read", expected="one or more")
-    validation = [stored[n] for n in holdout.areas if n in stored]
-    truth = {s.name: holdout.inside(kept(collection, config, collection.picks[s.name])) for s in validation}
-    unlabelled = [s for n, s in stored.items() if n not in collection.picks]
-    prior = _prior(labelled)
-    if not prior:
-        margin = f" Nothing is learned within {_margin(config):.0f} px of the border (search.edge_px)."
-        raise InputError(
-            "labels", "labelled area for training", found="none", expected="some particles outside bad areas",
-            remedy="Label more particles, or look at verglas inspect: are the labels where the particles are?"
-            + margin * (_margin(config) > 0),
-        )  # fmt: skip
-    limit = grain_limit(config, labelled)
-    return Materials(tuple(labelled), tuple(unlabelled), tuple(validation), holdout, truth, prior, limit)
+    def __init__(self, collection: Collection, config: RunConfig, holdout: Holdout, folder: Path) -> None:
+        self.collection, self.config, self.holdout, self.folder = collection, config, holdout, folder
+        self.stored: dict[str, Stored] = {}
 
+    def store(self, name: str, image: Image) -> Image:
+        """Write a prepared micrograph and return it as it is stored: what is too coarse without labels is invalid."""
+        about = self.collection, self.config, self.holdout, name
+        if name not in self.collection.picks:
+            strange = coarser(image, self.config.preprocess.working_diameter_px, self.grain_limit)
+            image = replace(image, valid=image.valid & ~strange)
+        self.stored[name] = Stored.write(self.folder, name, image, _masks(*about, image), _centres(*about, image))
+        return image
 
-def known_grain(config: RunConfig, image: Image, limit: float | None) -> Image:
-    """Return a prepared micrograph with what is coarser than a limit marked invalid."""
-    return replace(image, valid=image.valid & ~coarser(image, config.preprocess.working_diameter_px, limit))
+    @cached_property
+    def grain_limit(self) -> float | None:
+        """The grain beyond which an area is unlike all that teaches by its labels; None where that is not known."""
+        if not self.config.search.grain:
+            return None
+        found = []
+        for one in self._teaching():
+            _, known, unseen = one.masks()[:3]
+            found.append(coarsest(one.image(), self.config.preprocess.working_diameter_px, known | unseen))
+        told = [level for level in found if level is not None]
+        return self.config.search.grain * max(told) if told else None
 
+    def materials(self) -> Materials:
+        """Give each micrograph its role; refuse what cannot teach."""
+        collection, config, holdout, stored = self.collection, self.config, self.holdout, self.stored
+        labelled = self._teaching()
+        if not labelled:
+            raise InputError("labels", "labelled micrographs", found="none that can be read", expected="one or more")
+        validation = [stored[n] for n in holdout.areas if n in stored]
+        truth = {s.name: holdout.inside(kept(collection, config, collection.picks[s.name])) for s in validation}
+        unlabelled = [s for n, s in stored.items() if n not in collection.picks]
+        prior = _prior(labelled)
+        if not prior:
+            margin = f" Nothing is learned within {_margin(config):.0f} px of the border (search.edge_px)."
+            raise InputError(
+                "labels", "labelled area for training", found="none", expected="some particles outside bad areas",
+                remedy="Label more particles, or look at verglas inspect: are the labels where the particles are?"
+                + margin * (_margin(config) > 0),
+            )  # fmt: skip
+        return Materials(tuple(labelled), tuple(unlabelled), tuple(validation), holdout, truth, prior, self.grain_limit)
 
-def teaching(collection: Collection, holdout: Holdout) -> list[str]:
-    """Return the labelled micrographs that are not held out, or not as a whole."""
-    return [n for n in training_names(collection) if n not in holdout.areas or holdout.areas[n].partial]
-
-
-def grain_limit(config: RunConfig, labelled: Iterable[Stored]) -> float | None:
-    """Return the grain beyond which an area is unlike all that teaches by its labels; None where that is not known."""
-    if not config.search.grain:
-        return None
-    found = []
-    for one in labelled:
-        _, known, unseen = one.masks()[:3]
-        found.append(coarsest(one.image(), config.preprocess.working_diameter_px, known | unseen))
-    told = [level for level in found if level is not None]
-    return config.search.grain * max(told) if told else None
+    def _teaching(self) -> list[Stored]:
+        """Return the labelled micrographs that are not held out, or not as a whole."""
+        areas = self.holdout.areas
+        names = [n for n in training_names(self.collection) if n not in areas or areas[n].partial]
+        return [self.stored[n] for n in names if n in self.stored]
 
 
 def chosen_algorithm(collection: Collection, config: RunConfig) -> Algorithm:

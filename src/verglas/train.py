@@ -87,14 +87,14 @@ def train(
         torch.set_num_threads(config.train.threads)
     fingerprint = _fingerprint(collection, config)
     chosen_algorithm(collection, config)  # these two refuse before anything is written
-    start(config, collection)
+    begun = start(config, collection)
     saved = _begin(run, config, fingerprint)
     recipe = config.recipe(collection.diameter_px)
     prepared = folder / "prepared" / fingerprint
     collection = run.completed(collection)
     if saved is None:
         collection = yield from _logged(run, _whole(collection, config, run, device))
-    yield from _logged(run, _told(collection, config, measured))
+    yield from _logged(run, _told(collection, config, begun, measured))
     materials = yield from _logged(run, gather(collection, config, recipe, prepared, stop))
     if materials is None:
         yield Trained(str(folder), 0, 0.0, True, None, "stopped: repeat the command to go on")
@@ -125,12 +125,14 @@ def train(
     yield record
 
 
-def _told(collection: Collection, config: RunConfig, measured: bool) -> Generator[Record, None, None]:
+def _told(
+    collection: Collection, config: RunConfig, begun: Run | None, measured: bool
+) -> Generator[Record, None, None]:
     """Say what was chosen for these data."""
     yield Note(f"algorithm: {chosen_algorithm(collection, config).name}")
-    run, margin = start(config, collection), config.search.edge_px
-    given = None if run is None else "those of the general network" if run.any_particle else f"those of {run.folder}"
-    yield Note(f"weights at the start: {given or 'drawn'}")
+    given = "drawn" if begun is None else f"those of {'the general network' if begun.any_particle else begun.folder}"
+    yield Note(f"weights at the start: {given}")
+    margin = config.search.edge_px
     if margin:
         how = "as labels do" if measured else "by search.edge_px"
         yield Note(f"{margin:.0f} px are kept from the border, {how}: nothing is learned or picked there")
@@ -168,7 +170,9 @@ class Trainer:
         if device.type == "cuda":
             torch.backends.cudnn.deterministic = True  # a run that is resumed must go on as it would have
         self.labelled_random, self.unlabelled_random = _streams(config.train.seed)
-        self.student = beginning(config, materials, collection)
+        self.start = start(config, collection)
+        self.started_from = _name_of(self.start)
+        self.student = beginning(config, materials, self.start)
         network.to_device(self.student, device)
         self.average = copy.deepcopy(self.student).eval()
         self.best = copy.deepcopy(self.student.state_dict())
@@ -330,7 +334,7 @@ class Trainer:
             self.picks_above = self.operating_point(self._seen_all_around(self.shipped())).threshold
         self.picks_with, self.round = copy.deepcopy(self.best), self.round + 1
         self.begun, self.until = self.step, self.guard.steps
-        self.student = beginning(self.config, self.materials, self.collection, self.round)
+        self.student = beginning(self.config, self.materials, self.start, self.round)
         network.to_device(self.student, self.device)
         self.average = copy.deepcopy(self.student).eval()
         self.optimiser = _optimiser(self.student, self.config)
@@ -546,9 +550,8 @@ def _name_of(run: Run | None) -> dict[str, str] | None:
     return {"run": GENERAL if run.any_particle else str(run.folder), "weights": digest}
 
 
-def beginning(config: RunConfig, materials: Materials, collection: Collection, again: int = 0) -> UNet:
-    """Return a network with the weights of the run to start from, or with drawn ones, by other lots ``again``."""
-    run = start(config, collection)
+def beginning(config: RunConfig, materials: Materials, run: Run | None, again: int = 0) -> UNet:
+    """Return a network with the weights of a run, or without one with drawn weights, by other lots ``again``."""
     if run is not None:
         return run.model().train()
     with torch.random.fork_rng():
@@ -687,7 +690,7 @@ def _finish(
         "seconds": trainer.seconds, "precision": trainer.precision, "device": str(trainer.device),
         "algorithm": trainer.algorithm.name, "threads": torch.get_num_threads(), "prior": materials.prior,
         "training_labels": trainer.training_labels(), "students": trainer.round,
-        "grain_limit": materials.grain_limit, "started_from": _name_of(start(trainer.config, trainer.collection)),
+        "grain_limit": materials.grain_limit, "started_from": trainer.started_from,
     })  # fmt: skip
     (run.folder / "resume.pt").unlink(missing_ok=True)
     shutil.rmtree(prepared, ignore_errors=True)

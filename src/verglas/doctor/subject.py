@@ -20,14 +20,10 @@ from verglas.holdout import Holdout, plan, training_names
 from verglas.io.micrographs import read_image
 from verglas.materials import (
     Materials,
+    Shelf,
     alone,
-    assigned,
     chosen_algorithm,
     cropping,
-    grain_limit,
-    known_grain,
-    store,
-    teaching,
     unlabelled_names,
     with_margin,
 )
@@ -77,14 +73,10 @@ class Data:
     @cached_property
     def materials(self) -> Materials:
         """The same micrographs, stored with their masks and given their roles."""
-        folder = self.scratch / "prepared"
-        made: dict[str, Stored] = {}
+        shelf = Shelf(self.collection, self.config, self.holdout, self.scratch / "prepared")
         for name, image in self.images.items():
-            if name not in self.collection.picks:
-                taught = [made[of] for of in teaching(self.collection, self.holdout) if of in made]
-                image = known_grain(self.config, image, grain_limit(self.config, taught))
-            made[name] = store(self.collection, self.config, self.holdout, folder, name, image)
-        return assigned(self.collection, self.config, self.holdout, made)
+            shelf.store(name, image)
+        return shelf.materials()
 
     @property
     def algorithm(self) -> Algorithm:
@@ -108,11 +100,11 @@ class Data:
 
     def network(self) -> UNet:
         """Return a network as training would begin with."""
-        return beginning(self.config, self.materials, self.collection)
+        return beginning(self.config, self.materials, self.start)
 
     def drawn(self) -> UNet:
         """Return a network that has learned nothing."""
-        return beginning(self.config.with_train(start_from="scratch"), self.materials, self.collection)
+        return beginning(self.config, self.materials, None)
 
     def generator(self, consumer: str) -> torch.Generator:
         """Return a stream of the consumer's own."""
