@@ -557,6 +557,9 @@ def test_weights_are_those_of_the_general_network_and_it_is_said(data: Path, tmp
     config = replace(RunConfig(), data=given).with_settings(["train.steps=1", "train.rate=1e-9", "search.edge_px=0"])
     records = list(train(collection(data), config, tmp_path / "run"))
     assert "weights at the start: those of the general network" in [r.text for r in records if isinstance(r, Note)]
+    told = Run.open(tmp_path / "run").facts()["started_from"]
+    assert told["run"] == "general"
+    assert len(told["weights"]) == 16
     ours, theirs = Run.open(tmp_path / "run").model().state_dict(), Run.general().model().state_dict()
     learned = [key for key in ours if "running" not in key and "num_batches" not in key]
     torch.testing.assert_close([ours[key] for key in learned], [theirs[key] for key in learned], atol=1e-6, rtol=0)
