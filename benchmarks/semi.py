@@ -37,6 +37,7 @@ from ledger import fill, mean_and_interval, missing, order_of, read
 from verglas import __version__, api
 from verglas.config import DataSettings, RunConfig
 from verglas.evaluate import to_json
+from verglas.materials import of_clicks
 from verglas.records import Note, Ruled, Summary, Validated
 
 SETS = ("bgal_10017", "cryoppp_10059", "cryoppp_10947", "klh")
@@ -45,7 +46,6 @@ RESULTS = HERE / "results" / "semi.jsonl"
 CLICKED, NO_SKILL = 3, 0.05
 NAIVE = ("background", "complete")
 """What takes the labels of clicked micrographs for all there are; to be compared it keeps to what clicks have."""
-AS_CLICKS = ("search.edge_px=0", "train.start_from=scratch")
 STAGES = ("come in", "are picked", "back to", "what was clicked")
 FIGURES = ("ap@0.5", "f1@0.5", "best_f1@0.5", "ap@0.3", "f1@0.3")
 
@@ -116,10 +116,10 @@ def _run(data: Path, cell: dict[str, Any]) -> dict[str, Any]:
             diameter_px=meta["diameter_px"],
         )  # fmt: skip
         naive = cell["algorithm"] in NAIVE
-        algorithm, as_clicks = ("supervised", AS_CLICKS) if naive else (cell["algorithm"], ())
-        settings = [f"algorithm.name={algorithm}", f"train.seed={cell['draw']}", "train.threads=1", *as_clicks,
-                    *cell["settings"]]  # fmt: skip
-        records = list(api.train(replace(RunConfig(), data=where).with_settings(settings), work / "run"))
+        algorithm = "supervised" if naive else cell["algorithm"]
+        settings = [f"algorithm.name={algorithm}", f"train.seed={cell['draw']}", "train.threads=1", *cell["settings"]]
+        config = replace(RunConfig(), data=where).with_settings(settings)
+        records = list(api.train(of_clicks(config) if naive else config, work / "run"))
         list(api.pick(work / "run", [folder / "images" / f"{name}.png" for name in unseen], work / "picks.star"))
         figures = to_json(api.evaluate(work / "picks.star", work / "unseen"))
         facts = json.loads((work / "run" / "model.json").read_text())

@@ -46,11 +46,11 @@ from verglas.io.micrographs import read_image, read_micrograph
 from verglas.io.pickfile import PickFile
 from verglas.materials import gathered, with_margin
 from verglas.picker import MOST_WORKERS, Picker
-from verglas.predict import autocast
+from verglas.predict import autocast, resolved_device
 from verglas.preprocess import resize
 from verglas.records import Progress, Summary, Validated
 from verglas.simulate import Scene, write_dataset
-from verglas.train import Trainer, resolved_device
+from verglas.train import Trainer
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
 

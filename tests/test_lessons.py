@@ -20,7 +20,8 @@ from verglas.materials import gathered
 from verglas.operating import choose_threshold
 from verglas.records import Note, Picked, Record, Validated
 from verglas.runs import Run
-from verglas.train import Trainer, train
+from verglas.train import Trainer
+from verglas.training import train
 from verglas.types import Collection, Picks
 
 SETTINGS = (

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from verglas.data import per_logit
+from verglas.errors import InputError
 from verglas.model import Norm, Shape, UNet
 from verglas.predict import (
     ORIENTATIONS,
@@ -18,6 +19,7 @@ from verglas.predict import (
     autocast,
     output_grid,
     probability,
+    resolved_device,
     trimmed,
     turned,
 )
@@ -167,3 +169,9 @@ def test_seen_in_four_orientations_a_map_is_the_mean_of_the_four_turned_back() -
     each = [np.rot90(probability(model, seen).data, -q) for q, seen in enumerate(turns)]
     assert np.allclose(found.data, np.mean(each, axis=0), atol=1e-6)
     assert not np.allclose(found.data, all_around(model, given).data, atol=1e-3)
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    assert resolved_device("cpu") == torch.device("cpu")
+    with pytest.raises(InputError, match="auto, cpu, cuda or cuda:N"):
+        resolved_device("abacus")

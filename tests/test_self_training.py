@@ -19,7 +19,8 @@ from verglas.pick import find
 from verglas.predict import all_around
 from verglas.records import Picked, Progress, Record, Ruled, Validated
 from verglas.runs import Run
-from verglas.train import Trainer, train
+from verglas.train import Trainer
+from verglas.training import train
 
 SETTINGS = (
     "algorithm.name=self_training", "train.steps=12", "train.validate_every=4", "train.save_every=5",

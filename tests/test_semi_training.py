@@ -24,7 +24,8 @@ from verglas.io.collections import collect
 from verglas.materials import AUTO, AUTO_PARTIAL, chosen_algorithm, gather, gathered
 from verglas.records import Note, Record, Ruled, Trained, Validated
 from verglas.runs import Run
-from verglas.train import Trainer, _streams, start, train
+from verglas.train import Trainer, _streams, start
+from verglas.training import train
 from verglas.types import Collection, Split
 
 TAUGHT = ("soft_teacher", "unimatch")  # one of each kind: the others share all they remember

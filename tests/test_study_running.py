@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from toy import DIAMETER, PIXEL_SIZE, SIDE, write_toy
-from verglas import api, train
+from verglas import api, training
 from verglas.config import RunConfig
 from verglas.data import Stored
 from verglas.errors import InputError
@@ -50,7 +50,7 @@ SETTINGS: dict[str, Any] = {
 
 def learn(config: RunConfig, out: Path, *, stop: threading.Event | None = None) -> Iterator[Record]:
     """Train as ``api.train`` does, without asking the doctor and without pictures."""
-    yield from train.train(collection_of(config), config, out, stop=stop)
+    yield from training.train(collection_of(config), config, out, stop=stop)
     if stop is None or not stop.is_set():
         (out / "report.html").touch()
 

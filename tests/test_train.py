@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
 from toy import DIAMETER, configured, write_toy
@@ -17,7 +16,8 @@ from verglas.io.collections import collect
 from verglas.io.micrographs import write_mrc
 from verglas.records import Note, Prepared, Progress, Record, Trained, Validated
 from verglas.runs import Run
-from verglas.train import resolved_device, train, update_average
+from verglas.train import update_average
+from verglas.training import train
 from verglas.types import Collection
 
 
@@ -215,12 +215,6 @@ def test_the_average_follows_its_closed_form_buffers_included() -> None:
     for step in range(100, 160):
         update_average(average, student, step, span=10.0)
     assert average.weight.item() == pytest.approx(1.5 + (np.mean(values) - 1.5) * 2**-6)
-
-
-def test_a_device_that_is_not_there_is_named() -> None:
-    assert resolved_device("cpu") == torch.device("cpu")
-    with pytest.raises(InputError, match="auto, cpu, cuda or cuda:N"):
-        resolved_device("abacus")
 
 
 def test_a_single_label_is_learned_from_and_the_lack_of_a_basis_said(data: Path) -> None:

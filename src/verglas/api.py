@@ -66,7 +66,7 @@ def train(config: "RunConfig", out: str | Path, *, stop: threading.Event | None 
     from verglas.materials import with_margin
     from verglas.reporting import lacks_report, trained_summary
     from verglas.runs import Run
-    from verglas.train import train as learn
+    from verglas.training import train as learn
 
     collected = _collect(config)
     yield from _said(collected)
@@ -164,8 +164,8 @@ def pick(
     from verglas.io.collections import diameter_in_px, find_micrographs
     from verglas.picker import Picker
     from verglas.picking import pick_into, threshold_of
+    from verglas.predict import resolved_device
     from verglas.runs import Run
-    from verglas.train import resolved_device
 
     if not micrographs:
         raise InputError("--micrographs", "micrographs", found="none", expected="files, folders or patterns")
@@ -204,9 +204,9 @@ def suggest(
     from verglas.io.collections import find_micrographs
     from verglas.materials import unlabelled_names
     from verglas.picker import Picker
+    from verglas.predict import resolved_device
     from verglas.runs import Run
     from verglas.suggest import suggestions, write_csv
-    from verglas.train import resolved_device
 
     opened = Run.open(run)
     collected = _collect(opened.config)

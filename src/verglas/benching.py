@@ -14,9 +14,9 @@ from verglas.config import RunConfig
 from verglas.materials import Materials, gathered, with_margin
 from verglas.model import UNet
 from verglas.picker import Picker
-from verglas.predict import Precision, at_precision
+from verglas.predict import Precision, at_precision, resolved_device
 from verglas.records import Note, Progress, Record, Summary, Timed, Validated
-from verglas.train import Trainer, resolved_device
+from verglas.train import Trainer
 from verglas.types import Collection
 
 SIMULATED = 3

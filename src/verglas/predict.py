@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from verglas.errors import InputError
 from verglas.model import UNet
 from verglas.tiles import cut, stitch
 from verglas.types import Grid, Image
@@ -106,6 +107,19 @@ def _forward(model: UNet, data: Float[Tensor, "h w"], precision: Precision) -> F
     with torch.inference_mode(), autocast(device, precision):
         logits = model(padded.contiguous(memory_format=torch.channels_last)).float()
     return logits[0, 0, : -(-h // stem), : -(-w // stem)]
+
+
+def resolved_device(name: str) -> torch.device:
+    """Return the device of this name; ``auto`` is the GPU if there is one."""
+    if name != "auto":
+        try:
+            return torch.zeros(1, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(
+                "--device", "device", found=name, expected="auto, cpu, cuda or cuda:N",
+                remedy=f"This machine cannot use it: {str(error).splitlines()[0]}",
+            ) from error  # fmt: skip
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def at_precision(config: str, device: torch.device) -> Precision:
