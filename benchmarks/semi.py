@@ -15,8 +15,8 @@ the ``rest`` of those not on the test list, or these and the test images ``with-
 
 With ``--clicks n`` only n labels, drawn at random, of three micrographs are given: ``background`` takes the rest of
 these micrographs for background, ``pu`` and ``self_training`` leave it open, ``auto`` lets the general network complete
-the labels if it can, ``complete`` has all labels of the same micrographs. Clicks tell no margin along the border
-and are learned from drawn weights, so all of these keep none and begin with such.
+the labels if it can, ``complete`` has all labels of the same micrographs. Clicks are learned from drawn weights, so all
+of these begin with such.
 """
 
 import argparse

@@ -136,19 +136,20 @@ def test_the_margin_that_labels_keep_is_found_though_a_few_lie_within(strays: in
         assert 22.5 <= margin_px(given) < 23
 
 
-def test_labels_that_go_up_to_the_border_rarely_seem_to_keep_a_margin() -> None:
+def test_labels_that_go_up_to_the_border_rarely_seem_to_keep_a_margin_of_a_tenth_of_a_diameter() -> None:
     micrograph, generator = Micrograph("m", Path("m.mrc"), (400, 500)), np.random.default_rng(0)
     for count in (10, 30, 100, 300):
         margins = [
             margin_px(Collection((micrograph,), {"m": Picks("m", xy, np.ones(count))}, 30.0))
             for xy in generator.uniform((0, 0), (499, 399), (300, count, 2))
         ]
-        assert np.mean(np.greater(margins, 0)) < 0.02
+        assert np.mean(np.greater(margins, 3)) < 0.05
 
 
-def test_a_margin_is_a_diameter_at_most_and_a_few_clicks_say_nothing_of_one() -> None:
+def test_a_margin_is_a_diameter_at_most_and_ten_clicks_say_nothing_of_one() -> None:
     assert margin_px(_spread(600, 80.0)) == 30.0
     assert margin_px(_spread(600, 80.0, diameter=50.0)) == 50.0
+    assert margin_px(_spread(30, 80.0)) == 30.0
     assert margin_px(_spread(10, 80.0)) == 0.0
     nothing = Collection(
         (Micrograph("m", Path("m.mrc"), (400, 500)),), {"m": Picks("m", np.zeros((0, 2)), np.ones(0))}, 30

@@ -135,7 +135,7 @@ def test_what_a_student_is_to_believe_leaves_the_margin_out(tmp_path: Path) -> N
         assert not known.any()
 
 
-def test_the_margin_is_that_of_complete_labels_that_teach(tmp_path: Path) -> None:
+def test_the_margin_is_that_of_labels_that_teach_clicks_included(tmp_path: Path) -> None:
     folder = write_toy(tmp_path, micrographs=2, labelled=2)
     config = configured(folder, "search.edge_px=auto")
     collection = api._collect(config).collection
@@ -144,4 +144,4 @@ def test_the_margin_is_that_of_complete_labels_that_teach(tmp_path: Path) -> Non
     assert with_margin(config, mixed).search.edge_px == 0
     test_only = replace(mixed, split=Split(test=("m1",)))
     assert with_margin(config, test_only).search.edge_px == DIAMETER
-    assert with_margin(config, replace(collection, complete=False)).search.edge_px == 0
+    assert with_margin(config, replace(test_only, complete=False)).search.edge_px == DIAMETER

@@ -72,6 +72,19 @@ def test_only_the_stretch_around_the_best_is_a_plateau():
     assert point.f1 >= best - PLATEAU
 
 
+@pytest.mark.parametrize(("times", "strict"), [(1, True), (40, False)])
+def test_two_faint_ones_of_eight_do_not_pull_the_threshold_to_where_much_else_is_picked(times, strict):
+    """Of forty times as many labels a quarter at low scores is evidence, not chance."""
+    scores, wrong = [0.9] * 6 + [0.02] * 2, [0.03]
+    score = np.array((scores + wrong) * times)
+    xy = np.stack((np.arange(len(score)) * 30.0, np.zeros(len(score))), axis=1)
+    right = np.array(([True] * 8 + [False]) * times)
+    picks, truth = PickSet((Picks("mic", xy, score),)), {"mic": labels("mic", xy[right])}
+    point = choose_threshold(picks, truth, diameter_px=DIAMETER, bootstraps=20)
+    assert (point.threshold > 0.3) == strict
+    assert point.recall == pytest.approx(0.75 if strict else 1.0)
+
+
 def test_few_micrographs_resample_particles_and_say_so():
     point = choose_threshold(*collection(1), diameter_px=DIAMETER)
     assert "bootstrap over particles" in point.how

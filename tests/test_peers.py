@@ -177,14 +177,13 @@ def test_a_shift_of_all_picks_is_reported(data: Path) -> None:
     assert compare.offset_px(shifted, spread_out) == [0.5, -1.0]
 
 
-def test_the_margin_is_that_of_complete_labels_and_picks_in_it_are_left_out(data: Path) -> None:
+def test_the_margin_is_that_of_labels_and_picks_in_it_are_left_out(data: Path) -> None:
     given = replace(material.Material.open(data), diameter_px=8.0)
     x, y = np.meshgrid(np.arange(8.5, 42), np.arange(8.5, 32))
     inner = Picks("a", np.column_stack([x.ravel(), y.ravel()]), np.ones(x.size))
     labels = material.Labels(PickSet((inner,)), True, len(inner))
     shapes = given.shapes(["a"])
     assert labels.margin_px(shapes, given.diameter_px) == 8
-    assert replace(labels, complete=False).margin_px(shapes, given.diameter_px) == 0
     xy = np.array([[7.4, 20.0], [7.5, 20.0], [41.5, 20], [41.6, 20], [20, 7.4], [20, 31.6]])
     kept = pickers.kept_from_border(PickSet((Picks("a", xy, np.ones(6)),), shapes=shapes), 8.0)
     assert kept.picks[0].xy.tolist() == [[7.5, 20.0], [41.5, 20.0]]

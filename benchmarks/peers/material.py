@@ -42,9 +42,9 @@ class Labels:
         return [part.micrograph for part in self.picks]
 
     def margin_px(self, shapes: Mapping[str, tuple[int, int]], diameter_px: float) -> float:
-        """Return how wide a margin these labels keep along the border, as verglas measures it; clicks tell none."""
+        """Return how wide a margin these labels keep along the border, as verglas measures it."""
         seen = tuple(Micrograph(name, Path(name), shapes[name]) for name in self.names)
-        return margin_px(Collection(seen, self.picks.by_name(), diameter_px)) if self.complete else 0.0
+        return margin_px(Collection(seen, self.picks.by_name(), diameter_px))
 
 
 @dataclass(frozen=True, slots=True)

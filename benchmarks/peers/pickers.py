@@ -31,9 +31,8 @@ EXHAUSTIVE = ("--set", "search.exhaustive=true")
 """Topaz lists the best pixel left again and again, and AP counts the whole list: ours is to be as long."""
 
 FROM_SCRATCH = ("--set", "train.start_from=scratch")
+"""Clicks are learned from drawn weights by default; so they are where they are taken for complete labels."""
 
-AS_CLICKS = ("--set", "search.edge_px=0", *FROM_SCRATCH)
-"""Clicks tell no margin and are learned from drawn weights, whatever they are taken for."""
 
 TIMED, TIMED_OURS = 16, 160
 """Micrographs that are picked for the clock; one alone is picked before, and its time taken off."""
@@ -131,12 +130,12 @@ def verglas(task: Task, _: int | None) -> Outcome:
     folder, run_folder = task.work / "labels", task.work / "run"
     write_labels(folder, task.labels.picks)
     supervised = task.method == "verglas supervised"
-    scratch = FROM_SCRATCH if task.method == "verglas from scratch" else ()
+    scratch = FROM_SCRATCH if supervised or task.method == "verglas from scratch" else ()
     options = (
         "--labels", folder, "--diameter-px", task.material.diameter_px, "--seed", task.seed, "--labels-are",
         "complete" if supervised or task.labels.complete else "partial", "--algorithm",
         "supervised" if supervised else "auto", "--set", f"train.threads={task.threads}",
-        *(() if task.timing else EXHAUSTIVE), *(AS_CLICKS if supervised else ()), *scratch,
+        *(() if task.timing else EXHAUSTIVE), *scratch,
     )  # fmt: skip
     shown = [word for name in task.labels.names for word in ("-m", task.material.images[name])]
     train = _verglas(task, "train", "--out", run_folder, *options, *shown)

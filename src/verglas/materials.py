@@ -60,21 +60,18 @@ class Materials:
 def with_margin(config: RunConfig, collection: Collection) -> RunConfig:
     """Return the settings with the margin along the border in pixels, where it is to be that of the labels.
 
-    Clicks tell none: nobody knows whether there was nothing to click on.
+    Clicks tell it, too: a click is as likely on one particle as on another, so those near the border would have some.
     """
     if config.search.edge_px != "auto":
         return config
     taught = {name: collection.picks[name] for name in training_names(collection)}
-    margin = margin_px(replace(collection, picks=taught)) if collection.complete else 0.0
+    margin = margin_px(replace(collection, picks=taught))
     return replace(config, search=replace(config.search, edge_px=margin))
 
 
 def of_clicks(config: RunConfig) -> RunConfig:
-    """Return the settings as clicks have them, whatever they are taken for: no margin, and weights that are drawn."""
-    search, train = config.search, config.train
-    search = replace(search, edge_px=0.0) if search.edge_px == "auto" else search
-    train = replace(train, start_from="scratch") if train.start_from == "auto" else train
-    return replace(config, search=search, train=train)
+    """Return the settings as clicks have them, whatever they are taken for: weights that are drawn."""
+    return config.with_train(start_from="scratch") if config.train.start_from == "auto" else config
 
 
 def gather(
