@@ -1,5 +1,6 @@
 """Labels that do not fit their micrographs are named before anything is trained."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,17 @@ def test_labels_that_go_up_to_the_border_rarely_seem_to_keep_a_margin_of_a_tenth
             for xy in generator.uniform((0, 0), (499, 399), (300, count, 2))
         ]
         assert np.mean(np.greater(margins, 3)) < 0.05
+
+
+def test_clicks_tell_the_margin_without_the_gap_to_the_nearest_of_them() -> None:
+    generator, (micrograph,) = np.random.default_rng(0), _spread(0, 0.0).micrographs
+    clicked = [
+        Collection((micrograph,), {"m0": Picks("m0", xy, np.ones(60))}, 30.0, complete=False)
+        for xy in generator.uniform((22, 22), (477, 377), (100, 60, 2))
+    ]
+    told = [[margin_px(replace(one, complete=complete)) for one in clicked] for complete in (False, True)]
+    assert np.median(told[0]) == pytest.approx(22, abs=0.5)
+    assert np.median(told[1]) > 22.7
 
 
 def test_a_margin_is_a_diameter_at_most_and_ten_clicks_say_nothing_of_one() -> None:

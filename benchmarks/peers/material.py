@@ -44,7 +44,7 @@ class Labels:
     def margin_px(self, shapes: Mapping[str, tuple[int, int]], diameter_px: float) -> float:
         """Return how wide a margin these labels keep along the border, as verglas measures it."""
         seen = tuple(Micrograph(name, Path(name), shapes[name]) for name in self.names)
-        return margin_px(Collection(seen, self.picks.by_name(), diameter_px))
+        return margin_px(Collection(seen, self.picks.by_name(), diameter_px, complete=self.complete))
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,17 +65,22 @@ def margin_px(collection: Collection) -> float:
     """Return how wide a margin along the border labels keep free, a diameter at most; 0 where they keep none.
 
     Particles whose box would leave the micrograph are often not labelled: they are neither to be picked nor to be
-    learned as background.
+    learned as background. Of clicks, the one nearest to the border lies farther in than the nearest that could have
+    been, by the mean gap between them: on cryoppp_10947, whose margin is 34.5 px, the median margin of 30 clicks is
+    42.5 px with that gap and 34.0 without (200 draws on micrographs that are not for testing).
     """
     micrographs, distances, area, border = collection.by_name(), [np.zeros(0)], 0.0, 0.0
     for name, picks in collection.picks.items():
         h, w = micrographs[name].shape
         area, border = area + h * w, border + 2 * (h + w)
         distances.append(distance_to_border(picks.xy, (h, w)))
-    nearest = np.sort(np.concatenate(distances)).clip(0, collection.diameter_px)
-    expected = len(nearest) * border / max(area, 1.0) * nearest
-    lacking = expected - SPARSER * np.arange(len(nearest))
-    return float(nearest[lacking.argmax()]) if lacking.max(initial=0.0) >= FEWEST_EXPECTED else 0.0
+    nearest = np.sort(np.concatenate(distances))
+    for_each_px = len(nearest) * border / max(area, 1.0)
+    lacking = for_each_px * nearest.clip(0, collection.diameter_px) - SPARSER * np.arange(len(nearest))
+    if lacking.max(initial=0.0) < FEWEST_EXPECTED:
+        return 0.0
+    gap = 0.0 if collection.complete else 1 / for_each_px
+    return float(np.clip(nearest[lacking.argmax()] - gap, 0, collection.diameter_px))
 
 
 def label_facts(collection: Collection, images: Mapping[str, Image]) -> LabelFacts:
