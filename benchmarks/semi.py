@@ -45,7 +45,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "semi.jsonl"
 CLICKED, NO_SKILL = 3, 0.05
 NAIVE = ("background", "complete")
-"""What takes the labels of clicked micrographs for all there are; to be compared it keeps to what clicks have."""
+"""What takes the labels of clicked micrographs for all there are; to be compared it begins as clicks do."""
 STAGES = ("come in", "are picked", "back to", "what was clicked")
 FIGURES = ("ap@0.5", "f1@0.5", "best_f1@0.5", "ap@0.3", "f1@0.3")
 

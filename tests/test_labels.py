@@ -1,6 +1,7 @@
 """Labels that do not fit their micrographs are named before anything is trained."""
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -139,9 +140,9 @@ def test_the_margin_that_labels_keep_is_found_though_a_few_lie_within(strays: in
 
 def test_labels_that_go_up_to_the_border_rarely_seem_to_keep_a_margin_of_a_tenth_of_a_diameter() -> None:
     micrograph, generator = Micrograph("m", Path("m.mrc"), (400, 500)), np.random.default_rng(0)
-    for count in (10, 30, 100, 300):
+    for count, complete in product((10, 30, 100, 300), (True, False)):
         margins = [
-            margin_px(Collection((micrograph,), {"m": Picks("m", xy, np.ones(count))}, 30.0))
+            margin_px(Collection((micrograph,), {"m": Picks("m", xy, np.ones(count))}, 30.0, complete=complete))
             for xy in generator.uniform((0, 0), (499, 399), (300, count, 2))
         ]
         assert np.mean(np.greater(margins, 3)) < 0.05

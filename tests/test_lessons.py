@@ -2,6 +2,7 @@
 
 import math
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,6 +172,26 @@ def test_without_skill_beyond_error_no_student_begins(tmp_path: Path) -> None:
     clicks = last["labels_seen"]
     assert error == pytest.approx(2 * (((1 + skill) / 2) * ((1 - skill) / 2) / clicks) ** 0.5)
     assert skill + error < 1
+
+
+def test_a_click_in_the_margin_is_not_held_against_a_student(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No pick is ever listed there, so a click would be one that nobody can find."""
+    given, seen = clicked(data), list[Mapping[str, Picks]]()
+    straying = {n: replace(p, xy=np.concatenate([p.xy, np.full((9, 2), 3.0) + np.arange(9)[:, None] * (0, 7)]),
+                           score=np.ones(len(p) + 9)) for n, p in given.picks.items()}  # fmt: skip
+    made = trainer(replace(given, picks=straying), configured(data, *SETTINGS, "search.edge_px=12"), tmp_path)
+    list(made.run(threading.Event()))
+    assert made.round
+    monkeypatch.setattr(
+        "verglas.train.choose_threshold",
+        lambda picks, truth, **how: seen.append(truth) or choose_threshold(picks, truth, **how),
+    )
+    made.operating_point(made.candidates(made.shipped()))
+    (truth,) = seen
+    assert sum(map(len, truth.values()))
+    assert all((picks.xy >= 12).all() for picks in truth.values())
 
 
 def test_the_threshold_suits_clicks_completed_by_what_was_picked(data: Path, tmp_path: Path) -> None:

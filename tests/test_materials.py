@@ -20,7 +20,7 @@ from verglas.picker import Picker
 from verglas.records import Checked
 from verglas.runs import Run
 from verglas.targets import distance_to_border
-from verglas.types import Split
+from verglas.types import Picks, Split
 
 
 @pytest.mark.parametrize("complete", [True, False])
@@ -144,4 +144,7 @@ def test_the_margin_is_that_of_labels_that_teach_clicks_included(tmp_path: Path)
     assert with_margin(config, mixed).search.edge_px == 0
     test_only = replace(mixed, split=Split(test=("m1",)))
     assert with_margin(config, test_only).search.edge_px == DIAMETER
-    assert with_margin(config, replace(test_only, complete=False)).search.edge_px == DIAMETER
+    line = np.linspace(15, SIDE - 15, 60)
+    clicks = replace(collection, picks={"m0": Picks("m0", np.column_stack([line, line]), np.ones(60))})
+    told = [with_margin(config, replace(clicks, complete=complete)).search.edge_px for complete in (False, True)]
+    assert 0 < told[0] < told[1] < 15.5

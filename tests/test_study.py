@@ -188,6 +188,7 @@ def test_clicks_are_partial_labels_for_algorithms_that_take_them(data: Path, alg
     clicks = study(rows={"a": {"algorithm": {"name": algorithm}}}, ratios=[0.5], particles=[20])
     cells = planned(clicks, collected(data))[0]
     assert {cell.amount.kind: cell.config.data.labels_are for cell in cells} == {"particles": are, "ratio": "complete"}
+    assert {cell.config.search.edge_px for cell in cells} == {"auto"}
     begun = {cell.amount.kind: cell.config.train.start_from for cell in cells}
     assert begun == {"particles": "scratch", "ratio": "auto"}
 

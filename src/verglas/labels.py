@@ -24,7 +24,7 @@ SPARSER, FEWEST_EXPECTED = 10, 4.0
 
 Of 200 draws of 30 labels of three micrographs that are not for testing, four find the margin of cryoppp_10059 and of
 cryoppp_10947 always and none on bgal_10017, where it is a few pixels; on klh, where labels come up to the border, they
-seem to keep one in two draws. Six would find those margins never and in one draw of five.
+seem to keep one in two of the 200. Six would find those margins never and in one draw of five.
 """
 
 Ways = Callable[[Float[np.ndarray, "n 2"], tuple[int, int]], Mapping[str, Float[np.ndarray, "n 2"]]]

@@ -25,13 +25,7 @@ from verglas.errors import InputError
 from verglas.gates import Guard, Ruling
 from verglas.lessons import Lessons
 from verglas.matching import Pool
-from verglas.materials import (
-    Materials,
-    alone,
-    chosen_algorithm,
-    cropping,
-    unlabelled_cropping,
-)
+from verglas.materials import Materials, alone, chosen_algorithm, cropping, kept, unlabelled_cropping
 from verglas.model import UNet
 from verglas.monitor import input_statistics, watch
 from verglas.operating import AtLeast, OperatingPoint, choose_threshold
@@ -296,7 +290,7 @@ class Trainer:
 
     def training_labels(self) -> int:
         """Return how many labels teach: those of the labelled micrographs outside the held-out areas."""
-        picks = [self.collection.picks[stored.name] for stored in self.materials.labelled]
+        picks = [kept(self.collection, self.config, self.collection.picks[s.name]) for s in self.materials.labelled]
         held = [self.materials.truth[p.micrograph] for p in picks if p.micrograph in self.materials.truth]
         return sum(map(len, picks)) - sum(map(len, held))
 
@@ -331,7 +325,8 @@ class Trainer:
         if self.lessons and self.round:
             before = self._seen_all_around(self._with(self.picks_with))
             picks = [self.lessons.completed(found.above(self.picks_above)) for found in before]
-            truth = {found.micrograph: self.materials.holdout.inside(found) for found in picks}
+            inside = [self.materials.holdout.inside(kept(self.collection, self.config, found)) for found in picks]
+            truth = {found.micrograph: found for found in inside}
             where += f", where {sum(map(len, truth.values())) - labels} picks complete the labels"
             point = choose_threshold(candidates, truth, diameter_px=diameter_px, seed=seed)
         else:

@@ -115,7 +115,8 @@ class Data:
 class Looked:
     """A micrograph as a trained run sees it: image, probability, and per logit what is known of it.
 
-    ``teaches``: known, and labels there taught; ``held``: known, and held out.
+    ``teaches``: known, and labels there taught; ``held``: known, and held out; ``unseen``: where nobody looked, though
+    there are clicks.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Looked:
     found: Image
     target: Bool[np.ndarray, "p q"]
     teaches: Bool[np.ndarray, "p q"]
+    unseen: Bool[np.ndarray, "p q"]
     held: Bool[np.ndarray, "p q"]
 
 
@@ -188,9 +190,9 @@ class Outcome:
         found = self.picker.probability(image)
         masks, stem = torch.from_numpy(np.array(stored.masks()))[None], self.data.config.model.stem
         p, q = found.data.shape
-        parts = [np.zeros((p, q), bool)] * 3
+        parts = [np.zeros((p, q), bool)] * 4
         if of_labelled(masks):
-            parts = [on_logits(masks[:, i : i + 1], stem, share, (p, q)) for i, share in ((0, 0.5), (1, 1.0), (3, 1.0))]
+            parts = [on_logits(masks[:, i : i + 1], stem, 1.0 if i else 0.5, (p, q)) for i in range(4)]
         return Looked(stored.name, image, found, *parts)
 
 
