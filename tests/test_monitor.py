@@ -14,7 +14,7 @@ from verglas.data import Stored, per_logit
 from verglas.gates import RULES
 from verglas.losses import Loss
 from verglas.model import Shape, UNet
-from verglas.monitor import input_statistics, pixel_figures, watch
+from verglas.monitor import elsewhere, input_statistics, pixel_figures, watch
 from verglas.predict import probability
 from verglas.ranking import average_precision
 from verglas.ssl import Algorithm, make_algorithm
@@ -356,3 +356,11 @@ def test_input_statistics_are_mean_and_deviation_of_each_path() -> None:
     assert found["weak_input_mean"] == 4.0
     assert found["strong_input_mean"] == 5.0
     assert found["weak_input_sd"] == found["strong_input_sd"] == pytest.approx(math.sqrt(20 / 3))
+
+
+def test_clicks_are_judged_against_places_where_nobody_looked() -> None:
+    """Neither rings nor a held-out strip nor a margin; where a whole micrograph is held out, all its other places."""
+    target, unseen, valid = (np.array([row]) for row in ([1, 0, 0, 0], [0, 0, 1, 0], [1, 1, 1, 0]))
+    target, unseen, valid = target > 0, unseen > 0, valid > 0
+    assert elsewhere(unseen, target, valid).tolist() == unseen.tolist()
+    assert elsewhere(np.zeros_like(unseen), target, valid).tolist() == [[False, True, True, False]]

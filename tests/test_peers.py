@@ -184,6 +184,7 @@ def test_the_margin_is_that_of_labels_and_picks_in_it_are_left_out(data: Path) -
     labels = material.Labels(PickSet((inner,)), True, len(inner))
     shapes = given.shapes(["a"])
     assert labels.margin_px(shapes, given.diameter_px) == 8
+    assert replace(labels, complete=False).margin_px(shapes, given.diameter_px) < 8
     xy = np.array([[7.4, 20.0], [7.5, 20.0], [41.5, 20], [41.6, 20], [20, 7.4], [20, 31.6]])
     kept = pickers.kept_from_border(PickSet((Picks("a", xy, np.ones(6)),), shapes=shapes), 8.0)
     assert kept.picks[0].xy.tolist() == [[7.5, 20.0], [41.5, 20.0]]

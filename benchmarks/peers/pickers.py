@@ -33,7 +33,6 @@ EXHAUSTIVE = ("--set", "search.exhaustive=true")
 FROM_SCRATCH = ("--set", "train.start_from=scratch")
 """Clicks are learned from drawn weights by default; so they are where they are taken for complete labels."""
 
-
 TIMED, TIMED_OURS = 16, 160
 """Micrographs that are picked for the clock; one alone is picked before, and its time taken off."""
 

@@ -85,15 +85,20 @@ def pixel_figures(target: Bool[np.ndarray, " n"], belief: Float[np.ndarray, " n"
 def _against_unseen(looked: Sequence[Watched]) -> dict[str, float]:
     """Return the skill 2·AUC − 1 of telling held-out clicks from places where nobody looked.
 
-    Particles among the latter lower it by their share at most. On a micrograph that is held out as a whole these are
-    all places away from its clicks.
+    Particles among the latter lower it by their share at most.
     """
     if not looked:
         return {}
     clicked = np.concatenate([one.average[one.held & one.target] for one in looked])
-    unseen = [one.unseen if one.unseen.any() else one.valid & ~one.target for one in looked]
-    other = np.concatenate([one.average[where] for one, where in zip(looked, unseen, strict=True)])
+    other = np.concatenate([one.average[elsewhere(one.unseen, one.target, one.valid)] for one in looked])
     return {"average_skill": 2 * auc(clicked, other) - 1}
+
+
+def elsewhere(
+    unseen: Bool[np.ndarray, "p q"], target: Bool[np.ndarray, "p q"], valid: Bool[np.ndarray, "p q"]
+) -> Bool[np.ndarray, "p q"]:
+    """Return where nobody looked; on a micrograph that is held out as a whole all places away from its clicks."""
+    return unseen if unseen.any() else valid & ~target
 
 
 def auc(particles: Float[np.ndarray, " n"], other: Float[np.ndarray, " m"]) -> float:
@@ -107,21 +112,20 @@ def _look(student: UNet, average: UNet, stored: Stored, precision: Precision, kn
     image, stem = stored.image(), student.shape.stem
     maps = [probability(student, image, precision=precision)]
     maps.append(known or probability(average, image, precision=precision))
-    p, q = maps[0].data.shape
-    masks = torch.from_numpy(np.array(stored.masks()))[None]
-    labelled = of_labelled(masks)
-    target = on_logits(masks[:, :1], stem, 0.5, (p, q)) if labelled else np.zeros((p, q), bool)
-    unseen, held = (
-        on_logits(masks[:, i : i + 1], stem, 1.0, (p, q)) if labelled else np.zeros((p, q), bool) for i in (2, 3)
-    )
+    target, _, unseen, held = masks_on_logits(stored, stem, maps[0].data.shape)
     return Watched(maps[0].data, maps[1].data, target, held, unseen, maps[0].valid)
 
 
-def on_logits(mask: torch.Tensor, stem: int, share: float, shape: tuple[int, int]) -> Bool[np.ndarray, "p q"]:
-    """Return a mask per logit: set where at least ``share`` of its pixels are, not where the micrograph ends in it."""
-    whole = per_logit(mask, stem, share)[0, 0].numpy()
-    out = np.zeros(shape, bool)
-    out[: whole.shape[0], : whole.shape[1]] = whole[: shape[0], : shape[1]]
+def masks_on_logits(stored: Stored, stem: int, shape: tuple[int, ...]) -> Bool[np.ndarray, "4 p q"]:
+    """Return target, known, unseen and held-out per logit; nothing of all these where there is no label.
+
+    The target is set where half of its pixels are, the others where all are, and none where the micrograph ends.
+    """
+    masks, out = torch.from_numpy(np.array(stored.masks()))[None], np.zeros((4, *shape), bool)
+    if of_labelled(masks):
+        for i in range(4):
+            whole = per_logit(masks[:, i : i + 1], stem, 1.0 if i else 0.5)[0, 0].numpy()
+            out[i, : whole.shape[0], : whole.shape[1]] = whole[: shape[0], : shape[1]]
     return out
 
 

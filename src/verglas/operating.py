@@ -130,9 +130,9 @@ def _meeting(
     if goal is None:
         f1 = 2 * hits / (taken + labels)
         half = f1.max(initial=0.0) / 2
-        nearest = np.append(np.clip(half, np.append(score[1:], 0.0), score), half)
-        odds = logit(np.clip(nearest, 0.001, 0.999))
-        worth = f1 - PULL / max(labels, 1.0) * (odds[:-1] - odds[-1]) ** 2
+        nearest = np.clip(half, np.append(score[1:], 0.0), score)
+        apart = logit(np.clip(nearest, 0.001, 0.999)) - logit(np.clip(half, 0.001, 0.999))
+        worth = f1 - PULL / max(labels, 1.0) * apart**2
         good = np.flatnonzero(worth >= worth.max(initial=-np.inf) - PLATEAU)
         stretches = np.split(good, np.flatnonzero(np.diff(good) > 1) + 1)
         return next((s for s in stretches if np.argmax(worth) in s), good) if len(good) else good

@@ -139,9 +139,9 @@ def _pixels(outcome: Outcome) -> dict[str, float]:
 
 
 def _unseen(outcome: Outcome) -> Float[np.ndarray, " n"]:
-    """Return beliefs where nobody looked, on micrographs with held-out clicks, as ``monitor`` does."""
+    """Return beliefs where nobody looked, on micrographs with held-out clicks."""
     clicked = [one for one in outcome.looked if one.held.any()]
-    parts = [one.found.data[one.unseen if one.unseen.any() else one.found.valid & ~one.target] for one in clicked]
+    parts = [one.found.data[monitor.elsewhere(one.unseen, one.target, one.found.valid)] for one in clicked]
     return np.concatenate([np.zeros(0), *parts])
 
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from verglas.config import RunConfig
-from verglas.data import Cropping, Stored, of_labelled
+from verglas.data import Cropping, Stored
 from verglas.errors import InputError
 from verglas.holdout import Holdout, plan, training_names
 from verglas.io.micrographs import read_image
@@ -28,7 +28,7 @@ from verglas.materials import (
     with_margin,
 )
 from verglas.model import UNet
-from verglas.monitor import on_logits
+from verglas.monitor import masks_on_logits
 from verglas.picker import Picker
 from verglas.runs import Run
 from verglas.ssl import Algorithm
@@ -93,7 +93,7 @@ class Data:
         """How training cuts its tiles."""
         return cropping(self.collection, self.config)
 
-    @property
+    @cached_property
     def start(self) -> Run | None:
         """The run whose weights training starts from."""
         return start(self.config, self.collection)
@@ -188,12 +188,8 @@ class Outcome:
     def _look(self, stored: Stored) -> Looked:
         image = stored.image()
         found = self.picker.probability(image)
-        masks, stem = torch.from_numpy(np.array(stored.masks()))[None], self.data.config.model.stem
-        p, q = found.data.shape
-        parts = [np.zeros((p, q), bool)] * 4
-        if of_labelled(masks):
-            parts = [on_logits(masks[:, i : i + 1], stem, 1.0 if i else 0.5, (p, q)) for i in range(4)]
-        return Looked(stored.name, image, found, *parts)
+        masks = masks_on_logits(stored, self.data.config.model.stem, found.data.shape)
+        return Looked(stored.name, image, found, *masks)
 
 
 @contextmanager
